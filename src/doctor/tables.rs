@@ -216,6 +216,7 @@ const DIAGNOSED: &[(&str, &[&str])] = &[
         "contract",
         &[
             "another-name",
+            "key-bounds",
             "key-changed",
             "key-unknown",
             "condition-outdated",

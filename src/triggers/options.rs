@@ -222,7 +222,8 @@ impl OptionChanges {
         let mut notes = Vec::new();
         if installed.generic && !options.generic {
             notes.push(
-                "it has a function of its own from now on: the generic one needs a key called id"
+                "it has a function of its own from now on: the generic one needs a key called id that is \
+                no array"
                     .to_string(),
             );
         }
@@ -264,7 +265,8 @@ impl OptionChanges {
         if !takes_generic(table) {
             return Err(with_hint(
                 anyhow::anyhow!(
-                    "the generic function needs a key of one column called id, which {} has not",
+                    "the generic function needs a key of one column called id that is no array, \
+                    which {} has not",
                     table.display_name()
                 ),
                 "leave --generic out: a function of the table's own takes any key",
@@ -280,9 +282,11 @@ impl OptionChanges {
     }
 }
 
-/// Tells whether the generic function, which knows no column but `id`, can announce a table.
+/// Tells whether the generic function can announce a table. It knows no column but `id`, and sends
+/// arrays without their bounds.
 fn takes_generic(table: &CatalogTable) -> bool {
-    table.key.as_ref().is_some_and(|key| key.columns == ["id"])
+    let is_id = table.key.as_ref().is_some_and(|key| key.columns == ["id"]);
+    is_id && table.column("id").is_some_and(|column| !column.is_array)
 }
 
 /// Returns those of `columns` that the table still has.

@@ -161,6 +161,11 @@ const CASES: &[Case] = &[
             (other)",
     ),
     case(
+        "key-bounds",
+        "critical",
+        "ALTER TABLE a ALTER id TYPE bigint[] USING ARRAY[id]",
+    ),
+    case(
         "key-unknown",
         "critical",
         "DO $$ BEGIN EXECUTE format('COMMENT ON FUNCTION notify_cache_change_a() IS \

@@ -5,6 +5,7 @@
 //! and `verify` would accuse rows that are right.
 
 use crate::support::{Database, cluster};
+use serde_json::json;
 use tokio_postgres::Client;
 
 /// Each type with values that are easy to get wrong: limits, signs of zero, infinities, escapes,
@@ -456,4 +457,101 @@ async fn arrays_are_the_same_whatever_a_writer_has_set_and_whatever_their_bounds
             "{table}: {verified:?}"
         );
     }
+}
+
+/// Two keys may differ in the bounds of an array alone, which JSON does not have. All kinds of
+/// triggers send them, and a row that is refetched is found by them.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_differ_in_the_bounds_of_an_array_are_two() {
+    let sql = "CREATE TYPE mood AS ENUM ('a', 'b');
+        CREATE DOMAIN several AS interval[];
+        CREATE TABLE ints (id int[] PRIMARY KEY, v text);
+        CREATE TABLE moods (id mood[] PRIMARY KEY, v text);
+        CREATE TABLE pairs (shop text, days date[], v text, PRIMARY KEY (days, shop));
+        CREATE TABLE spans (id several PRIMARY KEY, v text);
+        CREATE TABLE packed (id int[] PRIMARY KEY, v text);
+        INSERT INTO ints VALUES ('[0:1]={1,2}', 'x'), ('{1,2}', 'y'), ('{}', 'z'),
+            ('[2:2][3:4]={{1,NULL}}', 'w');
+        INSERT INTO moods VALUES ('[0:0]={a}', 'x'), ('{a}', 'y');
+        INSERT INTO pairs VALUES ('s', '[0:0]={2024-01-02}', 'x'), ('s', '{2024-01-02}', 'y');
+        INSERT INTO spans VALUES ('[0:0]={1 mon}', 'x'), ('{1 mon}', 'y');
+        INSERT INTO packed SELECT id, v FROM ints;";
+    let tables = ["ints", "moods", "pairs", "spans", "packed"];
+    let database = Database::with(sql).await;
+    database.pgic_ok(&["install-triggers", "ints", "moods", "pairs", "spans"]);
+    database.pgic_ok(&["install-triggers", "packed", "--bulk"]);
+    let counted: [u64; 5] = [4, 2, 2, 2, 4];
+    let mut arguments = vec!["-o", "json"];
+    arguments.extend(tables);
+    let mut shell = crate::shell::Shell::start(&database, &arguments);
+    let writer = writer(&database).await;
+    for (table, count) in std::iter::zip(tables, counted) {
+        assert_eq!(shell.ask(&format!("count {table}"))[0]["count"], count);
+    }
+    for change in [
+        // Short, then too long for a payload: the row is refetched by its key.
+        "UPDATE public.{} SET v = v || '1'",
+        "UPDATE public.{} SET v = repeat('x', 9000) WHERE v = 'x1'",
+        "DELETE FROM public.{} WHERE v = 'y1'",
+    ] {
+        for table in tables {
+            writer
+                .batch_execute(&change.replace("{}", table))
+                .await
+                .unwrap();
+            let verified = shell.ask(&format!(".verify {table}"));
+            assert_eq!(
+                verified[0]["verdict"], "equal",
+                "{change} of {table}: {verified:?}"
+            );
+        }
+    }
+    // The key is found as it is written, and no other.
+    writer
+        .batch_execute("INSERT INTO public.ints VALUES ('{1,2}', 'back')")
+        .await
+        .unwrap();
+    let found = shell.ask("ints id={1,2}");
+    assert_eq!(found[0], json!({"id": "{1,2}", "v": "back"}));
+    assert_eq!(found.len(), 2, "the row and the end: {found:?}");
+    let found = shell.ask("ints id=[0:1]={1,2}");
+    assert_eq!(
+        found[0]["v"].as_str().map(str::len),
+        Some(9000),
+        "{found:?}"
+    );
+}
+
+/// The generic function sends arrays as JSON, without their bounds.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_generic_function_announces_no_key_with_an_array() {
+    let sql = "CREATE TABLE ints (id int[] PRIMARY KEY, v text)";
+    let database = Database::with(sql).await;
+    let refused = database.pgic(&["install-triggers", "ints", "--generic"]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(
+        refused.stderr.contains("called id that is no array"),
+        "{refused:?}"
+    );
+    // Somebody's own function may do the same, and is not followed.
+    let client = database.client().await;
+    client
+        .batch_execute(
+            "CREATE FUNCTION notify_cache_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM pg_notify('cache_invalidation', json_build_object('table', 'ints',
+                    'action', lower(TG_OP), 'id', NEW.id, 'data', row_to_json(NEW))::text);
+                RETURN NULL; END $$;
+             CREATE TRIGGER n AFTER INSERT OR UPDATE OR DELETE ON ints FOR EACH ROW
+                EXECUTE FUNCTION notify_cache_change()",
+        )
+        .await
+        .unwrap();
+    let refused = database.pgic(&["query", "ints", "id={1}"]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert!(
+        refused.stderr.contains("without the bounds of its arrays"),
+        "{refused:?}"
+    );
+    database.pgic_ok(&["install-triggers", "ints"]);
+    database.pgic_ok(&["verify", "ints"]);
 }

@@ -113,7 +113,13 @@ impl Applied {
                         self.engine.handle(Input::Listening, now);
                     }
                     Output::Notify { channel, token, .. } => {
-                        self.engine.handle(Input::Sent { token: &token }, now);
+                        self.engine.handle(
+                            Input::Sent {
+                                token: &token,
+                                snapshot: None,
+                            },
+                            now,
+                        );
                         let input = Input::Notification {
                             channel: &channel,
                             payload: &token,

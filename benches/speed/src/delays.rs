@@ -4,7 +4,7 @@
 use crate::burst::{Item, listening};
 use crate::report::{Report, Target};
 use crate::server::Server;
-use postgres_index_cache_core::{Replica, ReplicaEvent};
+use postgres_index_cache_core::{Replica, ReplicaEvent, TransactionToken};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,7 +36,58 @@ pub async fn run(report: &mut Report, server: &Server) -> anyhow::Result<()> {
         let pairs = delays(&config, watcher).await?;
         report.pairs(what, "us", "poll_message", &pairs, Target::AtMost(1.05));
     }
+    for (known, what) in [
+        (Known::No, "wait for a transaction that just ended"),
+        (Known::Yes, "wait for a transaction that was heard"),
+    ] {
+        let pairs = waits(&config, known).await?;
+        report.pairs(what, "us", "fence()", &pairs, Target::None);
+    }
     Ok(())
+}
+
+/// Whether a replica knows of a transaction before somebody waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    No,
+    /// Another transaction's notification has come behind its own.
+    Yes,
+}
+
+/// Returns the microseconds of a wait for a transaction, and of a fence beside it.
+async fn waits(config: &Config, known: Known) -> anyhow::Result<Vec<(f64, f64)>> {
+    let mut builder = Replica::builder(config.clone());
+    let items = builder.table::<Item>("burst");
+    let replica = builder.open().await?;
+    let (mut writer, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    let sql = "UPDATE burst SET n = n + 1 WHERE id = (SELECT id FROM burst LIMIT 1)";
+    let update = writer.prepare(sql).await?;
+    let mut pairs = Vec::new();
+    for _ in 0..COMMITS {
+        let transaction = writer.transaction().await?;
+        transaction.execute(&update, &[]).await?;
+        let row = transaction.query_one(TransactionToken::QUERY, &[]).await?;
+        transaction.commit().await?;
+        let token = row.get::<_, &str>(0).parse()?;
+        if known == Known::Yes {
+            writer.execute(&update, &[]).await?;
+            while !replica.reached_in(&items, token).await? {
+                tokio::task::yield_now().await;
+            }
+        }
+        let began = Instant::now();
+        replica.wait_for_in(&items, token).await?;
+        let waited = began.elapsed();
+        let began = Instant::now();
+        replica.fence().await?;
+        pairs.push((
+            waited.as_secs_f64() * 1e6,
+            began.elapsed().as_secs_f64() * 1e6,
+        ));
+    }
+    replica.shutdown().await;
+    Ok(pairs)
 }
 
 /// Returns the microseconds to the row, and to the notification at a bare connection, of each commit.

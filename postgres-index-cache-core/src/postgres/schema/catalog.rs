@@ -421,6 +421,11 @@ async fn describe_as(
             // -1 stands for an unknown number.
             let rows: f64 = relation.get("rows");
             let own_leaves: Vec<u32> = relation.get("leaves");
+            // The first of a table's keys is the best one.
+            let key = keys.of(oid).next().map(|row| CatalogKey {
+                columns: row.get("columns"),
+                is_deferrable: row.get("is_deferrable"),
+            });
             Ok(CatalogTable {
                 oid,
                 fingerprint: fingerprint.ok_or(CatalogError::Gone(oid))?.clone(),
@@ -438,12 +443,8 @@ async fn describe_as(
                 has_parents: relation.get("has_parents"),
                 has_branches: relation.get("has_branches"),
                 estimated_rows: (rows >= 0.0).then_some(rows as u64),
-                columns: columns.of(oid).map(column).collect(),
-                // The first of a table's keys is the best one.
-                key: keys.of(oid).next().map(|row| CatalogKey {
-                    columns: row.get("columns"),
-                    is_deferrable: row.get("is_deferrable"),
-                }),
+                columns: with_key_kinds(columns.of(oid).map(column), key.as_ref()),
+                key,
                 triggers: triggers.of(oid).map(trigger).collect(),
                 leaves: {
                     let rows = own_leaves.iter().flat_map(|leaf| leaf_names.of(*leaf));
@@ -527,6 +528,22 @@ fn column(row: &Row) -> CatalogColumn {
         is_nondeterministic: row.get("is_nondeterministic"),
         made_of: row.get("made_of"),
     }
+}
+
+/// Returns the columns of a table with this key. An array in the key is kept as the text that
+/// PostgreSQL writes: `[0:1]={1,2}` and `{1,2}` are two keys, and have the same JSON.
+fn with_key_kinds(
+    columns: impl Iterator<Item = CatalogColumn>,
+    key: Option<&CatalogKey>,
+) -> Vec<CatalogColumn> {
+    let mut columns: Vec<CatalogColumn> = columns.collect();
+    for column in &mut columns {
+        let is_key = key.is_some_and(|key| key.columns.contains(&column.name));
+        if is_key && column.is_array {
+            column.kind = CellType::Written;
+        }
+    }
+    columns
 }
 
 fn trigger(row: &Row) -> Trigger {

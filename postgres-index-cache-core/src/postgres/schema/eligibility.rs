@@ -316,7 +316,7 @@ fn is_copied_as_kept(table: &CatalogTable, column: &Column) -> bool {
     match column.kind {
         CellType::Other | CellType::WrittenArray => false,
         // The binary form of an enum is its label, which is also its text.
-        CellType::Written => described.is_enum && !described.is_generated,
+        CellType::Written => described.is_enum && !described.is_array && !described.is_generated,
         // COPY of a table takes no column that is computed.
         _ => !described.is_generated,
     }

@@ -9,7 +9,7 @@
 //! TRUNCATE, and the columns.
 
 use super::check_table::{check_bulk, check_table};
-use super::made_for::{drift, is_made_by_pgic};
+use super::made_for::{drift, is_made_by_pgic, sends_text_of};
 use super::problem::{Problem, Remedy, Severity, critical, warning};
 use crate::DEFAULT_CACHE_CHANNEL;
 use crate::postgres::quote::quote_identifier;
@@ -82,7 +82,7 @@ fn install(table: &CatalogTable, what: &'static str, options: &str) -> Remedy {
 fn is_of_contract(problem: &Problem) -> bool {
     matches!(
         problem.code,
-        "another-name" | "key-changed" | "key-unknown" | "function-edited"
+        "another-name" | "key-bounds" | "key-changed" | "key-unknown" | "function-edited"
     )
 }
 
@@ -304,6 +304,7 @@ impl Diagnosis<'_> {
         let table = self.table;
         let name = self.name.clone();
         let key: &[String] = table.key.as_ref().map_or(&[], |key| &key.columns);
+        self.look_for_bounds(key);
         let Some(comment) = &self.seen.comment else {
             return self.look_for_column_id(key);
         };
@@ -333,6 +334,30 @@ impl Diagnosis<'_> {
                 self.critical("key-unknown", text, self.install("refresh it"));
             }
             Some(_) => {}
+        }
+    }
+
+    /// Looks at whether the function sends the bounds of arrays in the key: it sends them as text.
+    fn look_for_bounds(&mut self, key: &[String]) {
+        let Some(row) = self.seen.row else {
+            return;
+        };
+        let columns = key.iter().filter_map(|name| self.table.column(name));
+        let without = columns
+            .filter(|column| column.is_array)
+            .find(|column| !sends_text_of(&row.function.source, &column.name));
+        if let Some(column) = without {
+            let text = format!(
+                "the function of {}'s trigger sends the key column {} without the bounds of its \
+                arrays, so that two keys may look like one",
+                self.name, column.name
+            );
+            let remedy = if self.is_ours {
+                self.install("refresh it")
+            } else {
+                self.remake(row)
+            };
+            self.critical("key-bounds", text, remedy);
         }
     }
 

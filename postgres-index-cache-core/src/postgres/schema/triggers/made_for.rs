@@ -1,8 +1,9 @@
 //! The columns for which a generated function was made, the settings that they need, and so the
 //! columns whose values in the function's payloads can be trusted.
 
+use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::catalog::{CatalogColumn, CatalogTable, Function, Trigger};
-use crate::postgres::schema::triggers::{PINNED, is_ours, read_comment};
+use crate::postgres::schema::triggers::{PINNED, ROW_NAME, is_ours, read_comment};
 use crate::value::CellType;
 use sha2::{Digest as _, Sha256};
 
@@ -157,6 +158,15 @@ pub(super) fn drift(table: &CatalogTable, function: &Function) -> Option<String>
         }
     }
     (!differences.is_empty()).then(|| differences.join(", "))
+}
+
+/// Returns whether a generated function sends a column's values as their output function writes
+/// them.
+pub(super) fn sends_text_of(source: &str, column: &str) -> bool {
+    let column = quote_identifier(column);
+    ["NEW", ROW_NAME]
+        .iter()
+        .any(|row| source.contains(&format!("{MAKES_TEXT}{row}.{column})")))
 }
 
 /// Returns whether `to_json` may use a cast of the type's owner for the column's values.
