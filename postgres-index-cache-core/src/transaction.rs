@@ -66,9 +66,9 @@ impl TransactionToken {
     }
 }
 
-/// The token of a transaction of which nothing is known but its id. Such a token costs a fence
-/// unless one has come since the transaction ended: any role can send a notification that names
-/// another's id, so one that names this id proves nothing.
+/// The token of a transaction of which nothing is known but its id. It is known by fences alone:
+/// any role can send a notification that names another's id, so one that names this id proves
+/// nothing.
 impl From<u64> for TransactionToken {
     fn from(xid: u64) -> Self {
         Self { xid, process: None }

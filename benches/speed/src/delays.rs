@@ -36,6 +36,12 @@ pub async fn run(report: &mut Report, server: &Server) -> anyhow::Result<()> {
         let pairs = delays(&config, watcher).await?;
         report.pairs(what, "us", "poll_message", &pairs, Target::AtMost(1.05));
     }
+    Ok(())
+}
+
+/// Measures how long a wait for a transaction takes, and a fence beside it.
+pub async fn run_waits(report: &mut Report, server: &Server) -> anyhow::Result<()> {
+    let config: Config = server.conninfo.parse()?;
     for (known, what) in [
         (Known::No, "wait for a transaction that just ended"),
         (Known::Yes, "wait for a transaction that was heard"),

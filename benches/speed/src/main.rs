@@ -50,6 +50,10 @@ fn main() -> anyhow::Result<()> {
             runtime.block_on(delays::run(&mut report, &server))?;
             runtime.block_on(servers::run(&mut report, &server, 5))?;
         }
+        if is_wanted("waits") {
+            burst::prepare(&server)?;
+            runtime.block_on(delays::run_waits(&mut report, &server))?;
+        }
         if is_wanted("tail") {
             tail::run(&mut report, &server, 5)?;
         }

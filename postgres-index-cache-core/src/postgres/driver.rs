@@ -432,21 +432,29 @@ impl Driver {
     /// # Errors
     /// If the driver has ended.
     pub fn ask_for_fence(&mut self) -> Result<FenceId, DriverError> {
-        self.begin()?;
-        self.fence_count += 1;
-        let id = FenceId(self.fence_count);
-        self.engine.handle(Input::FenceWanted(id), Instant::now());
-        self.perform_outputs()?;
-        Ok(id)
+        self.ask_for(Input::FenceWanted)
     }
 
-    /// Asks for a fence for a caller who waits for a transaction, and returns its number.
+    /// Asks for a fence for callers who wait for transactions, and returns its number.
+    /// `is_repeated` says that they have asked before.
     ///
     /// # Errors
     /// If the driver has ended.
-    pub fn ask_for_transaction(&mut self) -> Result<FenceId, DriverError> {
-        self.engine.handle(Input::TransactionWanted, Instant::now());
-        self.ask_for_fence()
+    pub fn ask_for_transaction(&mut self, is_repeated: bool) -> Result<FenceId, DriverError> {
+        self.ask_for(|fence| Input::TransactionWanted { fence, is_repeated })
+    }
+
+    /// Asks for a fence by an input, and returns its number.
+    fn ask_for(
+        &mut self,
+        input: impl FnOnce(FenceId) -> Input<'static>,
+    ) -> Result<FenceId, DriverError> {
+        self.begin()?;
+        self.fence_count += 1;
+        let id = FenceId(self.fence_count);
+        self.engine.handle(input(id), Instant::now());
+        self.perform_outputs()?;
+        Ok(id)
     }
 
     /// Returns whether everything that was committed before this fence was asked for is in the

@@ -107,7 +107,7 @@ impl Engine {
             states: vec![State::Disconnected; count],
             has_been_live: false,
             last_xid: None,
-            transactions: Transactions::default(),
+            transactions: Transactions::new(hashing),
             counters: Counters::default(),
             rules: Rules::default(),
         };
@@ -173,16 +173,16 @@ impl Engine {
             && self.transactions.has_arrived(transaction, table.0)
     }
 
-    /// Returns whether a transaction has committed or was rolled back. False if that is not known:
-    /// once a fence has come that is sent from now on, the answer is as of its sending.
+    /// Returns whether a transaction has committed or was rolled back. False if that is not known: a
+    /// fence that is sent from now on, and the server's answer to it, tell.
     pub fn has_ended_transaction(&self, xid: u64) -> bool {
         self.transactions.has_ended(xid)
     }
 
-    /// Returns whether a fence has come whose snapshot, which the server was asked for with the
-    /// NOTIFY, is still to come.
-    pub fn is_snapshot_to_come(&self) -> bool {
-        self.transactions.is_snapshot_to_come()
+    /// Returns whether more will be known of a transaction without another fence: the server's
+    /// answer to a fence that has come is on its way, or a look that is needed.
+    pub fn is_proving_transaction(&self, xid: u64) -> bool {
+        self.transactions.is_being_proven(xid, &self.looks)
     }
 
     /// Returns whether the engine has ended. An engine that has ended does not connect again.
@@ -365,7 +365,9 @@ impl Engine {
                 let steps = self.tables[table.0].become_free();
                 self.apply_steps(table, steps, now);
             }
-            Input::TransactionWanted => self.transactions.want(),
+            Input::TransactionWanted { fence, is_repeated } => {
+                self.transaction_wanted(fence, is_repeated, now);
+            }
             Input::FenceWanted(id) => self.fence_wanted(id, now),
             Input::AuxConnectionLost { via, why } => self.aux_lost(via, why, now),
             Input::Reopened { via } => self.aux_reopened(via, now),

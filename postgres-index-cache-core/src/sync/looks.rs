@@ -109,6 +109,11 @@ impl Looks {
         look <= self.done
     }
 
+    /// Returns whether the look with this number is not done, and was asked for.
+    pub(super) fn is_coming(&self, look: u64) -> bool {
+        !self.is_done(look) && look <= self.wanted
+    }
+
     /// Returns why nothing is known of the definitions; `None` while looks succeed.
     pub(super) fn blind(&self) -> Option<&str> {
         self.blind.as_deref()

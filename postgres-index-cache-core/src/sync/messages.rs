@@ -315,9 +315,13 @@ pub enum Input<'a> {
         /// Number of the freeze.
         freeze: u64,
     },
-    /// A caller waits for a transaction. [`Input::FenceWanted`] must follow, whose snapshot is to
-    /// count soon.
-    TransactionWanted,
+    /// Callers wait for transactions, and ask for a fence whose snapshot is to count soon.
+    TransactionWanted {
+        /// The fence that they ask for.
+        fence: FenceId,
+        /// Whether they have asked before.
+        is_repeated: bool,
+    },
     /// A caller asks for a fence.
     FenceWanted(FenceId),
     /// F or Q is lost, and L is not. The engine asks again for everything that the connection

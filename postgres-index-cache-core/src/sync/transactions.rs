@@ -16,11 +16,12 @@
 //! That a transaction has arrived does not mean that the caches have it. A table's cache has it
 //! while the table is live, and no row of the table is open.
 
+use super::hashing::SeededState;
 use super::looks::Looks;
 use super::rules::{Rule, Rules};
 use super::snapshot::Snapshot;
 use crate::transaction::TransactionToken;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// The most transactions that are kept: at ten thousand a second those of the last 0.4 seconds. For
 /// an older one a fence is sent, whose snapshot then answers for all of its time.
@@ -30,27 +31,20 @@ const WHOLE: usize = 4096;
 /// count.
 const TOKENS: usize = 64;
 
-/// A transaction that was heard.
-#[derive(Debug, Clone, Copy)]
+/// A transaction that was heard: its id, and the server's process that sent its notifications.
+/// PostgreSQL itself says which process that was, and any role can send a payload with the id of
+/// another's transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Heard {
     xid: u64,
-    /// The server's process that sent the notifications. PostgreSQL itself says so, and any role
-    /// can send a payload with the id of another's transaction.
     sender: i32,
-    /// A bit for each table of which the transaction has announced a change, up to the 64th.
-    tables: u64,
 }
 
-impl Heard {
-    fn is_of(&self, transaction: TransactionToken, table: usize) -> bool {
-        self.xid == transaction.xid()
-            && Some(self.sender) == transaction.process()
-            && self.tables & bit_of(table) != 0
-    }
-}
+/// A set of tables: a bit for each, up to the 64th.
+type Tables = u64;
 
-/// Returns the bit of a table in [`Heard::tables`]; 0 if the table has none.
-fn bit_of(table: usize) -> u64 {
+/// Returns the set of one table; an empty one for a table past the 64th.
+fn bit_of(table: usize) -> Tables {
     u32::try_from(table)
         .ok()
         .and_then(|table| 1_u64.checked_shl(table))
@@ -83,13 +77,17 @@ struct LookedSnapshot {
 }
 
 /// The transactions that have arrived.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Transactions {
-    /// The transaction whose notification came last. More of its notifications may follow.
-    arriving: Option<Heard>,
-    /// The transactions all of whose notifications have come, in order.
-    whole: VecDeque<Heard>,
-    /// The tokens whose snapshots do not count yet, in the order in which they were sent.
+    /// The transaction whose notification came last, and the tables of which it has announced a
+    /// change. More of its notifications may follow.
+    arriving: Option<(Heard, Tables)>,
+    /// The transactions all of whose notifications have come, each with its tables.
+    whole: HashMap<Heard, Tables, SeededState>,
+    /// The same transactions, in order.
+    order: VecDeque<Heard>,
+    /// The tokens whose snapshots do not count yet, in the order in which F was asked for them. They
+    /// may come in another order.
     tokens: VecDeque<SentToken>,
     /// Whether the next token that is sent for callers is for one who waits for a transaction.
     is_wanted: bool,
@@ -101,6 +99,20 @@ pub(super) struct Transactions {
 }
 
 impl Transactions {
+    /// Returns the transactions of an engine that has heard nothing yet.
+    pub(super) fn new(hashing: SeededState) -> Self {
+        Self {
+            arriving: None,
+            whole: HashMap::with_hasher(hashing),
+            order: VecDeque::new(),
+            tokens: VecDeque::new(),
+            is_wanted: false,
+            ended: None,
+            horizon: None,
+            rules: Rules::default(),
+        }
+    }
+
     /// Sets which rules are in force.
     #[cfg(any(test, feature = "simulation"))]
     pub(super) fn set_rules(&mut self, rules: Rules) {
@@ -109,35 +121,35 @@ impl Transactions {
 
     /// Notes a notification of the transaction `xid`; `None` if the payload does not say.
     pub(super) fn hear(&mut self, xid: Option<u64>, sender: i32) {
-        let is_same = self.arriving.is_some_and(|arriving| {
+        let is_same = self.arriving.is_some_and(|(arriving, _)| {
             arriving.sender == sender && xid.is_none_or(|xid| xid == arriving.xid)
         });
         if !is_same {
             self.end_arriving();
-            self.arriving = xid.map(|xid| Heard {
-                xid,
-                sender,
-                tables: 0,
-            });
+            self.arriving = xid.map(|xid| (Heard { xid, sender }, 0));
         }
     }
 
     /// Notes that the notification which came last, and which named its transaction, announces a
     /// change of a table.
     pub(super) fn announces(&mut self, table: usize) {
-        if let Some(arriving) = &mut self.arriving {
-            arriving.tables |= bit_of(table);
+        if let Some((_, tables)) = &mut self.arriving {
+            *tables |= bit_of(table);
         }
     }
 
     /// Notes that a notification of another transaction has come.
     fn end_arriving(&mut self) {
-        if let Some(arriving) = self.arriving.take() {
-            if self.whole.len() == WHOLE {
-                self.whole.pop_front();
-            }
-            self.whole.push_back(arriving);
+        let Some((heard, tables)) = self.arriving.take() else {
+            return;
+        };
+        if self.order.len() == WHOLE
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.whole.remove(&oldest);
         }
+        self.order.push_back(heard);
+        self.whole.insert(heard, tables);
     }
 
     /// Notes that somebody waits for a transaction and asks for a fence.
@@ -158,7 +170,8 @@ impl Transactions {
         });
     }
 
-    /// Notes that F is lost. It sends the tokens again that have not come, and their snapshots do
+    /// Notes that F is lost. The answers to its tokens will not come, so a token that has come
+    /// brings no snapshot any more. F sends those again that have not come, and their snapshots do
     /// not count.
     ///
     /// Otherwise:
@@ -196,11 +209,19 @@ impl Transactions {
             .any(|sent| sent.token == token && sent.is_awaited)
     }
 
-    /// Returns whether a token has come whose snapshot is still to come.
-    pub(super) fn is_snapshot_to_come(&self) -> bool {
-        self.tokens
-            .iter()
-            .any(|sent| sent.has_arrived && sent.snapshot.is_none())
+    /// Notes that the server's answer to a token has no snapshot.
+    pub(super) fn snapshot_missing(&mut self, token: &str) {
+        self.tokens.retain(|sent| sent.token != token);
+    }
+
+    /// Returns whether more will soon be known of a transaction: a token has come, and its snapshot
+    /// is still to come, or sees that the transaction has ended and the look behind it was asked for.
+    pub(super) fn is_being_proven(&self, xid: u64, looks: &Looks) -> bool {
+        let arrived = self.tokens.iter().filter(|sent| sent.has_arrived);
+        let mut snapshots = arrived.map(|sent| sent.snapshot.as_ref());
+        snapshots.any(|known| {
+            known.is_none_or(|known| known.snapshot.sees(xid) && looks.is_coming(known.look))
+        })
     }
 
     /// Notes that L has received a token of F or Q, which are sessions of their own.
@@ -222,7 +243,7 @@ impl Transactions {
         if let Some(known) = known {
             self.ended = Some(known.snapshot.clone());
         }
-        // A later token stands for the earlier ones, which came before it.
+        // A snapshot stands for those of earlier tokens, which are dropped, whether they have come or not.
         let proven = self.tokens.iter().rposition(|sent| {
             let is_looked_at = |known: &LookedSnapshot| looks.is_done(known.look);
             sent.has_arrived && sent.snapshot.as_ref().is_some_and(is_looked_at)
@@ -238,6 +259,7 @@ impl Transactions {
     pub(super) fn forget(&mut self) {
         self.arriving = None;
         self.whole.clear();
+        self.order.clear();
         self.tokens.clear();
         self.is_wanted = false;
         self.ended = None;
@@ -264,13 +286,24 @@ impl Transactions {
         {
             return true;
         }
-        let heard = |heard: &Heard| heard.is_of(transaction, table);
+        let Some(sender) = transaction.process() else {
+            return false;
+        };
+        let heard = Heard { xid, sender };
+        let announces = |tables: Tables| tables & bit_of(table) != 0;
         // Rule::Whole. Without this:
         // 1. T updates rows 1 and 2, and commits. The notification of row 1 arrives.
         // 2. T counts as arrived.
         // 3. Whoever waits for T reads the old row 2.
-        let is_arriving = !self.rules.keeps(Rule::Whole) && self.arriving.iter().any(heard);
-        is_arriving || self.whole.iter().rev().any(heard)
+        let is_arriving = !self.rules.keeps(Rule::Whole)
+            && self
+                .arriving
+                .is_some_and(|(arriving, tables)| arriving == heard && announces(tables));
+        is_arriving
+            || self
+                .whole
+                .get(&heard)
+                .is_some_and(|&tables| announces(tables))
     }
 }
 
@@ -279,6 +312,10 @@ mod tests {
     use super::*;
 
     const TABLE: usize = 0;
+
+    fn transactions() -> Transactions {
+        Transactions::new(SeededState::new(1))
+    }
 
     fn token(xid: u64) -> TransactionToken {
         TransactionToken::new(xid, 1)
@@ -296,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_transaction_has_arrived_once_another_one_is_heard() {
-        let mut transactions = Transactions::default();
+        let mut transactions = transactions();
         hear(&mut transactions, 7, 1);
         hear(&mut transactions, 7, 1);
         assert!(
@@ -320,7 +357,7 @@ mod tests {
     // Any role can notify with the id of a transaction that it sees in a row's xmin.
     #[test]
     fn a_transaction_that_another_process_names_has_not_arrived() {
-        let mut transactions = Transactions::default();
+        let mut transactions = transactions();
         hear(&mut transactions, 7, 2);
         hear(&mut transactions, 8, 2);
         assert!(!transactions.has_arrived(token(7), TABLE));
@@ -330,7 +367,7 @@ mod tests {
     // The plain form names no transaction: it may be this one's or the next one's.
     #[test]
     fn a_plain_payload_of_the_same_process_ends_nothing() {
-        let mut transactions = Transactions::default();
+        let mut transactions = transactions();
         hear(&mut transactions, 7, 1);
         transactions.hear(None, 1);
         assert!(!transactions.has_arrived(token(7), TABLE));
@@ -340,7 +377,7 @@ mod tests {
 
     #[test]
     fn the_oldest_transactions_are_forgotten() {
-        let mut transactions = Transactions::default();
+        let mut transactions = transactions();
         let last = WHOLE as u64 + 1;
         for xid in 0..=last {
             hear(&mut transactions, xid, 1);
@@ -348,6 +385,7 @@ mod tests {
         assert!(!transactions.has_arrived(token(0), TABLE));
         assert!(transactions.has_arrived(token(1), TABLE));
         assert_eq!(transactions.whole.len(), WHOLE);
+        assert_eq!(transactions.order.len(), WHOLE);
     }
 
     #[test]
@@ -355,7 +393,7 @@ mod tests {
         let mut looks = Looks::default();
         let look = looks.want();
         looks.start(std::time::Instant::now());
-        let mut transactions = Transactions::default();
+        let mut transactions = transactions();
         transactions.token_sent("1", true);
         transactions.snapshot_taken("1", snapshot("5:9:5"), look);
         transactions.settle(&looks);
@@ -383,34 +421,51 @@ mod tests {
     #[test]
     fn a_token_may_come_before_the_answer_with_its_snapshot() {
         let looks = Looks::default();
-        let mut transactions = Transactions::default();
+        let mut transactions = transactions();
         transactions.token_sent("1", true);
         transactions.token_arrived("1");
         transactions.settle(&looks);
-        assert!(!transactions.has_ended(6) && transactions.is_snapshot_to_come());
+        assert!(!transactions.has_ended(6) && transactions.is_being_proven(6, &looks));
         transactions.snapshot_taken("1", snapshot("7:7:"), 0);
         transactions.settle(&looks);
         assert!(transactions.has_arrived(6.into(), TABLE));
-        assert!(!transactions.is_snapshot_to_come());
+        assert!(!transactions.is_being_proven(6, &looks));
     }
 
     // See `sender_lost`.
     #[test]
     fn the_snapshot_of_a_token_that_is_sent_again_does_not_count() {
         let looks = Looks::default();
-        let mut transactions = Transactions::default();
+        let mut transactions = transactions();
         transactions.token_sent("1", true);
         transactions.sender_lost();
         transactions.snapshot_taken("1", snapshot("7:7:"), 0);
         transactions.token_arrived("1");
         transactions.settle(&looks);
-        assert!(!transactions.has_ended(6) && !transactions.is_snapshot_to_come());
+        assert!(!transactions.has_ended(6) && !transactions.is_being_proven(6, &looks));
+    }
+
+    // The next heartbeat asks for that look, and until then nobody would be told anything.
+    #[test]
+    fn a_look_that_nobody_asked_for_is_not_waited_for() {
+        let looks = Looks::default();
+        let mut transactions = transactions();
+        transactions.token_sent("1", false);
+        transactions.token_arrived("1");
+        transactions.snapshot_taken("1", snapshot("7:7:"), looks.next());
+        transactions.settle(&looks);
+        assert!(transactions.has_ended(6) && !transactions.is_being_proven(6, &looks));
+        transactions.token_sent("2", true);
+        transactions.token_arrived("2");
+        assert!(transactions.is_being_proven(6, &looks));
+        transactions.snapshot_missing("2");
+        assert!(!transactions.is_being_proven(6, &looks));
     }
 
     // A look more a fence would keep the looks of the next fences waiting.
     #[test]
     fn a_look_behind_a_snapshot_is_asked_for_by_who_waits_for_a_transaction() {
-        let mut transactions = Transactions::default();
+        let mut transactions = transactions();
         transactions.want();
         transactions.token_sent("1", false);
         assert!(!transactions.is_look_awaited("1"), "the engine's own");

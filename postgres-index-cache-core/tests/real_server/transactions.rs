@@ -213,6 +213,65 @@ async fn a_write_that_nobody_announces_is_not_reached() {
     }
 }
 
+/// A client can make a token up. Who waits for it in vain costs nobody else anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_tokens_hold_up_nobody() {
+    let (_database, client, replica, users) = with_users(ONE_USER).await;
+    let replica = std::sync::Arc::new(replica);
+    let made_up: Vec<_> = (0..100)
+        .map(|number| {
+            let replica = std::sync::Arc::clone(&replica);
+            let token = TransactionToken::new(u64::MAX - number, 1);
+            tokio::spawn(async move { replica.wait_for(token).await })
+        })
+        .collect();
+    for number in 60..80 {
+        let token = write(&client, number).await;
+        if number % 2 == 0 {
+            // In progress, as the made-up ones seem to be.
+            let early = tokio::time::timeout(Duration::from_millis(5), replica.wait_for(token));
+            assert!(early.await.is_err());
+        }
+        end(&client, "COMMIT").await;
+        in_time(replica.wait_for_in(&users, token)).await.unwrap();
+        assert_eq!(hash(&replica, &users), number);
+    }
+    for waiting in made_up {
+        assert!(!waiting.is_finished());
+        waiting.abort();
+    }
+}
+
+/// While rows are refetched without end there is always one missing, and fences are reached all the
+/// same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_is_reached_while_rows_are_refetched_without_end() {
+    let (database, client, replica, users) = with_users(ONE_USER).await;
+    let load = database.client().await;
+    let oid: u32 = load
+        .query_one("SELECT 'users'::regclass::oid", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let loading = tokio::spawn(async move {
+        for xid in 1_000_000.. {
+            let payload = format!(
+                r#"{{"table":"users","action":"update","schema":"public","rel":{oid},"xid":"{xid}",
+                    "id":"00000000-0000-0000-0000-000000000001","truncated":true}}"#,
+            );
+            let sql = format!("NOTIFY cache_invalidation, '{payload}'");
+            load.batch_execute(&sql).await.unwrap();
+        }
+    });
+    for number in 80..120 {
+        let token = write(&client, number).await;
+        end(&client, "COMMIT").await;
+        in_time(replica.wait_for_in(&users, token)).await.unwrap();
+        assert_eq!(hash(&replica, &users), number);
+    }
+    loading.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_is_waited_for_through_lost_connections() {
     let (_database, client, replica, users) = with_users(ONE_USER).await;

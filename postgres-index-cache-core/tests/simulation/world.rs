@@ -396,9 +396,11 @@ impl World {
     fn ask_for_fence(&mut self) -> Result<(), String> {
         self.next_fence += 1;
         self.fences.insert(self.next_fence, self.server.commits);
+        let fence = FenceId(self.next_fence);
         if self.random.bool() {
-            self.handle(Input::TransactionWanted)?;
+            return self.handle(Input::FenceWanted(fence));
         }
-        self.handle(Input::FenceWanted(FenceId(self.next_fence)))
+        let is_repeated = self.random.bool();
+        self.handle(Input::TransactionWanted { fence, is_repeated })
     }
 }

@@ -15,7 +15,6 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -237,9 +236,10 @@ impl Replica {
     /// nothing.
     ///
     /// False also means that it is not known: [`wait_for`](Self::wait_for) then asks. It is known
-    /// of a transaction that has written to every table of the replica, and of one that ended before
-    /// the last fence was sent. [`reached_in`](Self::reached_in) knows more, since it asks about one
-    /// table.
+    /// of a transaction that has announced a change of every table of the replica, and of one that
+    /// had ended when a fence was sent behind which a look at the definitions was made: that of an
+    /// earlier wait, or of the last heartbeat but one. [`reached_in`](Self::reached_in) knows more,
+    /// since it asks about one table.
     ///
     /// # Errors
     /// If the replica has ended.
@@ -251,9 +251,9 @@ impl Replica {
     /// the server nothing.
     ///
     /// Known are a transaction whose notifications of the table have come, with another
-    /// transaction's behind them, and one that ended before the last fence was sent. The former is
-    /// known by the definitions as of the last look: if the table got another key since, or
-    /// another one its name, that is found with the next heartbeat.
+    /// transaction's behind them, and those that [`reached`](Self::reached) knows. The former counts
+    /// by what it has announced, under the definitions as of the last look: DDL that it ran itself,
+    /// or that somebody ran since the look, is found with the next heartbeat.
     ///
     /// # Errors
     /// If the replica has ended, or the table is of another one.
@@ -270,9 +270,10 @@ impl Replica {
     /// its token reads what it wrote, on any node.
     ///
     /// Returns at once if [`reached`](Self::reached) says so. Otherwise one fence is sent, as
-    /// [`fence`](Self::fence) does, which many callers share. If the transaction is still in
-    /// progress then, further ones follow, at most four a second in the long run. A transaction
-    /// that is rolled back has committed nothing, and is not waited for.
+    /// [`fence`](Self::fence) does, which many callers share. If that does not tell, because the
+    /// transaction is still in progress or a connection was lost, further ones follow: in the long
+    /// run four a second at most, for all callers together. A transaction that is rolled back has
+    /// committed nothing, and is not waited for.
     ///
     /// ```no_run
     /// use postgres_index_cache_core::{Replica, ReplicaError, TransactionToken, tokio_postgres};
@@ -303,7 +304,8 @@ impl Replica {
     /// # Errors
     /// If the replica has ended.
     pub async fn wait_for(&self, transaction: TransactionToken) -> Result<(), Arc<ReplicaError>> {
-        self.wait_until_reached(transaction, None).await
+        self.ask_for(transaction, None, true).await?;
+        Ok(())
     }
 
     /// Waits as [`wait_for`](Self::wait_for) does, for the cache of one table. Other tables, which
@@ -317,25 +319,11 @@ impl Replica {
         transaction: TransactionToken,
     ) -> Result<(), Arc<ReplicaError>> {
         self.check_own(table)?;
-        self.wait_until_reached(transaction, Some(table.at)).await
-    }
-
-    async fn wait_until_reached(
-        &self,
-        transaction: TransactionToken,
-        table: Option<usize>,
-    ) -> Result<(), Arc<ReplicaError>> {
-        /// The longest wait between two questions about a transaction that is in progress.
-        const LONGEST: Duration = Duration::from_millis(250);
-        let mut wait = Duration::from_millis(1);
-        while !self.ask_for(transaction, table, true).await? {
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST);
-        }
+        self.ask_for(transaction, Some(table.at), true).await?;
         Ok(())
     }
 
-    /// Asks the task whether a transaction has been reached; with `waits`, once a fence was.
+    /// Asks the task whether a transaction has been reached; with `waits`, once that is so.
     async fn ask_for(
         &self,
         transaction: TransactionToken,

@@ -31,8 +31,7 @@ pub(super) enum Command {
     Transaction {
         transaction: TransactionToken,
         table: Option<usize>,
-        /// Whether to wait for a fence if that is not known. It is false after the fence if the
-        /// transaction was in progress.
+        /// Whether to answer only once that is so.
         waits: bool,
         answer: oneshot::Sender<bool>,
     },
@@ -124,33 +123,73 @@ struct FenceWaiter {
 /// A caller who waits for a transaction.
 struct TransactionWaiter {
     transaction: TransactionToken,
-    /// The fence that was asked for when the caller came.
-    fence: AwaitedFence,
-    /// Whether the transaction was known to have ended before that. Then the fence has come behind
-    /// everything that the transaction has announced.
-    has_ended: bool,
+    /// The table whose cache is waited for; `None` for all.
+    table: Option<usize>,
+    /// The fence that was asked for; `None` if another one is to be asked for.
+    fence: Option<AskedFence>,
     answer: oneshot::Sender<bool>,
 }
 
+/// A fence that was asked for because of a transaction.
+struct AskedFence {
+    fence: AwaitedFence,
+    /// Whether the transaction was known to have ended before that. Then the fence comes behind
+    /// everything that the transaction has announced.
+    has_ended: bool,
+}
+
 impl TransactionWaiter {
-    /// Returns whether the caches have the transaction; `None` if that is not known yet.
-    fn known(&self, driver: &Driver) -> Option<bool> {
-        if has_transaction(driver, self.fence.table, self.transaction) {
-            return Some(true);
+    /// Returns whether the caches have the transaction. If the fence has come and does not tell,
+    /// another one is to be asked for.
+    fn is_reached(&mut self, driver: &Driver) -> bool {
+        if has_transaction(driver, self.table, self.transaction) {
+            return true;
         }
-        if !self.fence.is_reached(driver) {
-            return None;
+        let asked = self.fence.as_ref();
+        let Some(asked) = asked.filter(|asked| asked.fence.is_reached(driver)) else {
+            return false;
+        };
+        if asked.has_ended {
+            return true;
         }
-        if self.has_ended {
-            return Some(true);
+        // While a table waits to be reloaded, what is on its way may not be enough.
+        let is_on_its_way = driver
+            .engine()
+            .is_proving_transaction(self.transaction.xid());
+        if !is_on_its_way || !asked.fence.is_live(driver) {
+            self.fence = None;
         }
-        let engine = driver.engine();
-        let has_ended = engine.has_ended_transaction(self.transaction.xid());
-        // The look behind the fence's snapshot will tell. While a table waits to be reloaded that
-        // may be long, and the next fence answers.
-        let is_to_be_looked_at = has_ended && self.fence.is_live(driver);
-        let is_to_come = engine.is_snapshot_to_come() || is_to_be_looked_at;
-        (!is_to_come).then_some(false)
+        false
+    }
+}
+
+/// When the next fence is asked for because of transactions that are in progress.
+struct Retry {
+    at: Option<Instant>,
+    wait: Duration,
+}
+
+impl Retry {
+    /// The wait after which the first fence is asked for again.
+    const SHORTEST: Duration = Duration::from_millis(1);
+    /// The longest wait. It bounds what tokens cost that somebody has made up.
+    const LONGEST: Duration = Duration::from_millis(250);
+
+    fn new() -> Self {
+        Self {
+            at: None,
+            wait: Self::SHORTEST,
+        }
+    }
+
+    /// Sets the time if anybody waits for another fence.
+    fn set(&mut self, is_wanted: bool) {
+        if !is_wanted {
+            *self = Self::new();
+        } else if self.at.is_none() {
+            self.at = Some(Instant::now() + self.wait);
+            self.wait = (self.wait * 2).min(Self::LONGEST);
+        }
     }
 }
 
@@ -179,6 +218,7 @@ pub(super) struct Task {
     commands: mpsc::Receiver<Command>,
     fences: Vec<FenceWaiter>,
     transactions: Vec<TransactionWaiter>,
+    retry: Retry,
     comparisons: Vec<VerifyWaiter>,
     /// The status of all tables together that was told last.
     told: ReplicaStatus,
@@ -205,6 +245,7 @@ impl Task {
             commands,
             fences: Vec::new(),
             transactions: Vec::new(),
+            retry: Retry::new(),
             comparisons: Vec::new(),
             told: ReplicaStatus::Live,
         }
@@ -235,12 +276,40 @@ impl Task {
                         return error.into();
                     }
                 }
+                () = at_time(self.retry.at) => self.ask_again(supervisor.driver_mut()),
                 command = self.commands.recv() => match command {
                     None | Some(Command::ShutDown) => return ReplicaError::ShutDown,
                     Some(command) => self.take_command(command, supervisor.driver_mut()),
                 },
             }
             self.take_events(supervisor);
+        }
+    }
+
+    /// Asks for one more fence for all whose fences have come and did not tell.
+    fn ask_again(&mut self, driver: &mut Driver) {
+        self.retry.at = None;
+        let waiters = || {
+            self.transactions
+                .iter()
+                .filter(|waiter| waiter.fence.is_none())
+        };
+        let has_ended = |waiter: &TransactionWaiter| {
+            driver
+                .engine()
+                .has_ended_transaction(waiter.transaction.xid())
+        };
+        let ended: Vec<bool> = waiters().map(has_ended).collect();
+        // For transactions that may be made up no table is reloaded sooner.
+        let Ok(fence) = driver.ask_for_transaction(!ended.contains(&true)) else {
+            return;
+        };
+        let waiters = self.transactions.iter_mut();
+        let waiters = waiters.filter(|waiter| waiter.fence.is_none());
+        for (waiter, has_ended) in waiters.zip(ended) {
+            let table = waiter.table;
+            let fence = AwaitedFence { fence, table };
+            waiter.fence = Some(AskedFence { fence, has_ended });
         }
     }
 
@@ -266,11 +335,12 @@ impl Task {
                     return;
                 }
                 let has_ended = driver.engine().has_ended_transaction(transaction.xid());
-                if let Ok(fence) = driver.ask_for_transaction() {
+                if let Ok(fence) = driver.ask_for_transaction(false) {
+                    let fence = AwaitedFence { fence, table };
                     self.transactions.push(TransactionWaiter {
                         transaction,
-                        fence: AwaitedFence { fence, table },
-                        has_ended,
+                        table,
+                        fence: Some(AskedFence { fence, has_ended }),
                         answer,
                     });
                 }
@@ -339,13 +409,15 @@ impl Task {
                 None => self.comparisons.push(waiter),
             }
         }
-        for waiter in std::mem::take(&mut self.transactions) {
-            match waiter.known(driver) {
-                Some(known) => drop(waiter.answer.send(known)),
-                None if waiter.answer.is_closed() => {}
-                None => self.transactions.push(waiter),
+        for mut waiter in std::mem::take(&mut self.transactions) {
+            if waiter.is_reached(driver) {
+                let _ = waiter.answer.send(true);
+            } else if !waiter.answer.is_closed() {
+                self.transactions.push(waiter);
             }
         }
+        let mut waiters = self.transactions.iter();
+        self.retry.set(waiters.any(|waiter| waiter.fence.is_none()));
         for waiter in std::mem::take(&mut self.fences) {
             if waiter.fence.is_reached(driver) {
                 let _ = waiter.reached.send(());
@@ -555,4 +627,12 @@ fn moment(at: Option<Instant>) -> SystemTime {
     let now = SystemTime::now();
     at.and_then(|at| now.checked_sub(at.elapsed()))
         .unwrap_or(now)
+}
+
+/// Waits until a time; for ever if there is none.
+async fn at_time(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }

@@ -204,14 +204,17 @@ impl Engine {
         snapshot: Option<Snapshot>,
         now: Instant,
     ) {
-        if let Some(snapshot) = snapshot {
-            let look = if self.transactions.is_look_awaited(token) {
-                self.want_look()
-            } else {
-                self.next_look()
-            };
-            self.transactions.snapshot_taken(token, snapshot, look);
-            self.transactions.settle(&self.looks);
+        match snapshot {
+            Some(snapshot) => {
+                let look = if self.transactions.is_look_awaited(token) {
+                    self.want_look()
+                } else {
+                    self.next_look()
+                };
+                self.transactions.snapshot_taken(token, snapshot, look);
+                self.transactions.settle(&self.looks);
+            }
+            None => self.transactions.snapshot_missing(token),
         }
         self.fences
             .committed(token, now + self.limits.fence_timeout);

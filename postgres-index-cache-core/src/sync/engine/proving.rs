@@ -69,6 +69,17 @@ impl Engine {
         }
     }
 
+    /// Notes that callers wait for transactions, and ask for a fence. If they have asked before, no
+    /// table is reloaded sooner for them: they may wait for transactions that somebody has made up.
+    pub(super) fn transaction_wanted(&mut self, fence: FenceId, is_repeated: bool, now: Instant) {
+        self.transactions.want();
+        if is_repeated {
+            self.fences.want(fence, self.reads.started_reads());
+        } else {
+            self.fence_wanted(fence, now);
+        }
+    }
+
     /// Answers the fences that were asked for before a table's read began. All rows of the read are
     /// in the cache, so it has every change that was committed by then.
     pub(super) fn answer_by_read(&mut self, table: TableId) {
