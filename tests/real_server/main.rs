@@ -29,6 +29,7 @@ mod prompt;
 mod query;
 mod record;
 mod remedies;
+mod schemas;
 mod shell;
 mod status;
 mod suspended;

@@ -45,7 +45,7 @@ impl Indexable for Item {
 /// Makes the table that is followed.
 pub fn prepare(server: &Server) -> anyhow::Result<()> {
     server.sql(&format!(
-        "CREATE TABLE burst (id uuid PRIMARY KEY, n bigint NOT NULL);
+        "DROP TABLE IF EXISTS burst; CREATE TABLE burst (id uuid PRIMARY KEY, n bigint NOT NULL);
          INSERT INTO burst SELECT gen_random_uuid(), 0 FROM generate_series(1, {CHANGES});"
     ))?;
     server.pgic(&["install-triggers", "burst"])?;

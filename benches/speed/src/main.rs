@@ -1,8 +1,8 @@
 //! The speed of pgic and its library beside peers and limits.
 //!
 //! `cargo run --release --manifest-path benches/speed/Cargo.toml` measures everything and prints
-//! one table; names of parts behind it (`build`, `lookups`, `changes`, `query`, `burst`, `tail`,
-//! `schemas`) measure those alone. It is run by hand: the figures of two machines cannot be
+//! one table; names of parts behind it (`build`, `lookups`, `changes`, `query`, `burst`, `waits`,
+//! `tail`, `schemas`) measure those alone. It is run by hand: the figures of two machines cannot be
 //! compared, their ratios can.
 
 mod build;
@@ -34,7 +34,7 @@ fn main() -> anyhow::Result<()> {
     if is_wanted("changes") {
         changes::run(&mut report, 3);
     }
-    if ["query", "burst", "tail", "schemas"]
+    if ["query", "burst", "waits", "tail", "schemas"]
         .into_iter()
         .any(is_wanted)
     {
