@@ -214,8 +214,9 @@ impl Transactions {
         self.tokens.retain(|sent| sent.token != token);
     }
 
-    /// Returns whether more will soon be known of a transaction: a token has come, and its snapshot
-    /// is still to come, or sees that the transaction has ended and the look behind it was asked for.
+    /// Returns whether more will soon be known of a transaction. A token has come, and the snapshot in
+    /// front of the token is still to come; or that snapshot sees that the transaction has ended, and
+    /// the look behind was asked for.
     pub(super) fn is_being_proven(&self, xid: u64, looks: &Looks) -> bool {
         let arrived = self.tokens.iter().filter(|sent| sent.has_arrived);
         let mut snapshots = arrived.map(|sent| sent.snapshot.as_ref());
@@ -243,7 +244,7 @@ impl Transactions {
         if let Some(known) = known {
             self.ended = Some(known.snapshot.clone());
         }
-        // A snapshot stands for those of earlier tokens, which are dropped, whether they have come or not.
+        // A snapshot stands for those of earlier tokens, which are dropped, come or not.
         let proven = self.tokens.iter().rposition(|sent| {
             let is_looked_at = |known: &LookedSnapshot| looks.is_done(known.look);
             sent.has_arrived && sent.snapshot.as_ref().is_some_and(is_looked_at)

@@ -235,11 +235,11 @@ impl Replica {
     /// Returns whether everything that a transaction has committed is in the caches. Asks the server
     /// nothing.
     ///
-    /// False also means that it is not known: [`wait_for`](Self::wait_for) then asks. It is known
-    /// of a transaction that has announced a change of every table of the replica, and of one that
-    /// had ended when a fence was sent behind which a look at the definitions was made: that of an
-    /// earlier wait, or of the last heartbeat but one. [`reached_in`](Self::reached_in) knows more,
-    /// since it asks about one table.
+    /// False also means that nobody knows: [`wait_for`](Self::wait_for) then asks. Known are a
+    /// transaction that has announced a change of every table of the replica, and one that had ended
+    /// when a fence was sent behind which a look at the definitions was made: that of an earlier
+    /// wait, or of the last heartbeat but one. [`reached_in`](Self::reached_in) knows more, since
+    /// only one table is asked about.
     ///
     /// # Errors
     /// If the replica has ended.
@@ -252,8 +252,8 @@ impl Replica {
     ///
     /// Known are a transaction whose notifications of the table have come, with another
     /// transaction's behind them, and those that [`reached`](Self::reached) knows. The former counts
-    /// by what it has announced, under the definitions as of the last look: DDL that it ran itself,
-    /// or that somebody ran since the look, is found with the next heartbeat.
+    /// by what was announced, under the definitions as of the last look: DDL in the transaction, or
+    /// by somebody since the look, is found with the next heartbeat.
     ///
     /// # Errors
     /// If the replica has ended, or the table is of another one.
