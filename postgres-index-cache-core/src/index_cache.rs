@@ -227,31 +227,50 @@ impl<T: CacheModel> IdxModelCache<T> {
         self.stored.rows.get_mut(slot).and_then(Option::take)
     }
 
-    /// Stores a row that was made of cells with this digest. Returns the row's slot.
+    /// Stores a row that was made of cells with this digest. Returns the row's slot, and the row that
+    /// was replaced.
     #[cfg(feature = "postgres")]
     pub(crate) fn put_digested(
         &mut self,
         row: T,
         digest: [u8; 16],
-    ) -> Result<(u32, Upserted), StoreError> {
+    ) -> Result<(u32, Upserted, Option<T>), StoreError> {
         let key = row.key();
         // Two rows with one digest are taken for the same row. A digest is 128 bits of a SHA-256:
         // nobody can make two such rows.
-        let (slot, upserted) = match self.slot(&key) {
+        let (slot, upserted, old) = match self.slot(&key) {
             Some(slot) if self.digests.get(slot) == Some(&digest) => {
-                return Ok((slot, Upserted::Unchanged));
+                return Ok((slot, Upserted::Unchanged, None));
             }
             Some(slot) => {
-                self.replace(slot, row);
-                (slot, Upserted::Changed)
+                let old = self.replace(slot, row);
+                (slot, Upserted::Changed, old)
             }
             None => {
                 let slot = self.store_new(key, row).map_err(|_| StoreError::Full)?;
-                (slot, Upserted::Added)
+                (slot, Upserted::Added, None)
             }
         };
         self.digests.set(slot, digest);
-        Ok((slot, upserted))
+        Ok((slot, upserted, old))
+    }
+
+    /// Returns the row in a slot.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn row_in(&self, slot: u32) -> Option<&T> {
+        self.stored.get(slot)
+    }
+
+    /// Takes the row out of each slot that is in use, and calls `take` with the row and its key. The
+    /// cache must be cleared then.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn take_rows(&mut self, mut take: impl FnMut(&T::Key, T)) {
+        for slot in self.slots.iter() {
+            let row = self.stored.rows.get_mut(slot).and_then(Option::take);
+            if let (Some(key), Some(row)) = (self.keys.get(slot), row) {
+                take(key, row);
+            }
+        }
     }
 
     /// Brings near in memory what the next changes of the rows with these keys look at: their keys,

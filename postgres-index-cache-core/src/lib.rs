@@ -133,6 +133,7 @@
 //! | caches that are kept in step | [`Replica`], [`ReplicaBuilder`], [`ReplicaTable`] |
 //! | the rows of one | [`ReadGuard`] |
 //! | to read what another node wrote | [`TransactionToken`], [`Replica::wait_for`] |
+//! | its changes, with the rows before and after | [`Replica::changes`], [`Change`] |
 //! | its status, events and figures | [`ReplicaStatus`], [`Events`], [`Stats`] |
 //! | an answer for a health endpoint | [`Replica::health`] |
 //! | a model: its key, its indexes, its columns | [`CacheModel`](trait@CacheModel) |
@@ -211,10 +212,10 @@ pub use model::{
 pub use notification::{Action, CacheNotification, Key, ParseError};
 #[cfg(feature = "postgres")]
 pub use postgres::{
-    ComparisonReport, ConnectError, Connector, DifferingColumn, DriverError, Events, Finding,
-    FindingKind, FollowError, Health, ListenError, Messages, Model, OnMisfit, ReadGuard, Replica,
-    ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus, ReplicaTable, RowChangeKind,
-    Session, SessionPurpose, Stats, TableHealth, Verification,
+    Change, Changes, ComparisonReport, ConnectError, Connector, DifferingColumn, DriverError,
+    Events, Finding, FindingKind, FollowError, Health, ListenError, Messages, MissedChanges, Model,
+    OnMisfit, ReadGuard, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus,
+    ReplicaTable, RowChangeKind, Session, SessionPurpose, Stats, TableHealth, Verification,
 };
 pub use sync::{AuxConnection, Counters, Limits};
 pub use transaction::{TokenError, TransactionToken};

@@ -39,6 +39,7 @@ pub use schema::{catalog, triggers};
 pub use apply::finding::{ComparisonReport, DifferingColumn, Finding, FindingKind};
 pub use apply::models::{Model, OnMisfit};
 pub use apply::sink::{Notified, RowChange, RowChangeKind};
+pub use apply::watch::Change;
 pub use connection::claim::{ClaimError, claim_session};
 pub use connection::listener::{ADVISORY_KEY, Listener, NODE_KEY};
 pub use connection::open::STARTING_RETRY;
@@ -57,8 +58,8 @@ pub use replica::supervisor::{
     Unfollowed,
 };
 pub use replica::{
-    Events, Health, ReadGuard, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus,
-    ReplicaTable, Stats, TableHealth,
+    Changes, Events, Health, MissedChanges, ReadGuard, Replica, ReplicaBuilder, ReplicaError,
+    ReplicaEvent, ReplicaStatus, ReplicaTable, Stats, TableHealth,
 };
 pub use schema::eligibility::{
     Distrust, FollowError, TableConfig, check_announced, check_kind, sent, shape,

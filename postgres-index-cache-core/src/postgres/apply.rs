@@ -16,4 +16,5 @@ pub(super) mod history;
 pub(super) mod models;
 pub(super) mod sink;
 pub(super) mod sink_writer;
+pub(super) mod watch;
 pub(super) mod writer;

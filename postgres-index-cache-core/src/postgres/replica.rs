@@ -11,6 +11,7 @@
 //! is kept out ([`OnMisfit`](crate::OnMisfit)).
 
 mod builder;
+mod changes;
 mod describe;
 mod error;
 mod events;
@@ -24,6 +25,7 @@ pub(super) mod supervisor;
 mod task;
 
 pub use builder::ReplicaBuilder;
+pub use changes::{Changes, MissedChanges};
 pub use error::ReplicaError;
 pub use events::{Events, ReplicaEvent};
 pub use handle::{ReadGuard, Replica, ReplicaTable};

@@ -6,6 +6,7 @@
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
+mod changes;
 mod driver;
 mod example;
 mod faults;

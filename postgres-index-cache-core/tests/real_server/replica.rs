@@ -27,6 +27,14 @@ pub struct User {
 }
 
 impl User {
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    pub fn hashes(&self) -> (i64, i64) {
+        (self.username_hash, self.email_hash)
+    }
+
     pub fn username_hash(&self) -> i64 {
         self.username_hash
     }

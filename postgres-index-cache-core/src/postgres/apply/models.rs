@@ -18,6 +18,7 @@ pub(in crate::postgres) use self::decoder::{ModelDecoder, ModelRow};
 use self::key_codec::KeyCodec;
 use super::finding::{ComparisonReport, Finding, FindingKind};
 use super::sink::{CacheSink, RowChangeKind, RowEvent, WriteMode};
+use super::watch::{Told, Watch};
 use crate::digest::{Digest, RowDigester, digest_of_key};
 use crate::index::SegVec;
 use crate::index_cache::IdxModelCache;
@@ -27,7 +28,8 @@ use crate::table_cache::{KeyBuf, SeenRows, StoreError, TableShape, Touched, Upse
 use crate::value::CellType;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::broadcast;
 
 /// The traits of a type whose values can be the rows of a replica's cache. The key is read from its
 /// columns as the row is: of one column as the value, of several as a tuple.
@@ -72,6 +74,8 @@ pub(in crate::postgres) struct ModelCache<T: CacheModel> {
     /// snapshot, is gone.
     loads: u64,
     on_misfit: OnMisfit,
+    /// The way to those who follow the changes, once somebody does.
+    watch: OnceLock<Watch<T>>,
 }
 
 /// A row that is kept out.
@@ -103,6 +107,7 @@ impl<T: Model> ModelCache<T> {
             is_emptied: false,
             loads: 0,
             on_misfit,
+            watch: OnceLock::new(),
         }
     }
 
@@ -169,8 +174,9 @@ impl<T: Model> ModelCache<T> {
     /// Removes the row with this key of the model, and takes in the row that is kept out because of
     /// it. `cells` are those of the row that goes.
     fn remove_row(&mut self, key: &T::Key, cells: &KeyBuf, mut events: Option<&mut Vec<RowEvent>>) {
-        if let Ok(Some(_)) = self.changing(|rows| rows.remove(key)) {
+        if let Ok(Some(old)) = self.changing(|rows| rows.remove(key)) {
             self.record(cells, RowChangeKind::Removed, events.as_deref_mut());
+            self.tell(key, Some(old), None);
         }
         if self.has_rivals {
             self.take_in_rival(key, events);
@@ -290,6 +296,13 @@ impl<T: Model> ModelCache<T> {
         Ok(Upserted::Unchanged)
     }
 
+    /// Tells those who follow the changes of one, from `old` to the row in `slot`.
+    fn tell(&self, key: &T::Key, old: Option<T>, slot: Option<u32>) {
+        if let Some(watch) = self.watch.get().filter(|watch| watch.is_followed()) {
+            watch.tell(key, old, slot.and_then(|slot| self.rows.row_in(slot)));
+        }
+    }
+
     /// Records in `events` that a row has changed.
     fn record(&self, cells: &KeyBuf, change: RowChangeKind, events: Option<&mut Vec<RowEvent>>) {
         if let Some(events) = events {
@@ -300,6 +313,14 @@ impl<T: Model> ModelCache<T> {
 }
 
 impl<T: CacheModel> ModelCache<T> {
+    /// Returns the changes from now on.
+    pub(in crate::postgres) fn follow(&self) -> broadcast::Receiver<Told<T>>
+    where
+        T: Clone,
+    {
+        self.watch.get_or_init(Watch::new).follow()
+    }
+
     /// Returns whether the cache was emptied by a failure of the model's code, and is not read again
     /// yet. A reader may see that before the task has told of it.
     pub(in crate::postgres) fn is_emptied(&self) -> bool {
@@ -405,8 +426,9 @@ impl<T: Model> CacheSink for ModelCache<T> {
             // A row that this snapshot has not brought is gone, and gives way.
             if matches!(&mode, WriteMode::Merge(seen) if !seen.has(slot)) {
                 let gone = self.cells_of(slot, &row.key);
-                if let Ok(Some(_)) = self.changing(|rows| rows.remove(&row.key)) {
+                if let Ok(Some(old)) = self.changing(|rows| rows.remove(&row.key)) {
                     self.record(&gone, RowChangeKind::Removed, events.as_deref_mut());
+                    self.tell(&row.key, Some(old), None);
                 }
                 if let Some(why) = self.broken.take() {
                     return Err(StoreError::Model(why));
@@ -433,10 +455,13 @@ impl<T: Model> CacheSink for ModelCache<T> {
         let put = self.changing(|rows| rows.put_digested(model, *row.digest.bytes()));
         let upserted = match put {
             Ok(put) => {
-                let (slot, upserted) = put?;
+                let (slot, upserted, old) = put?;
                 self.keep_cells(slot, row.key_cells.take());
                 if let Some(seen) = seen {
                     seen.mark(slot);
+                }
+                if upserted != Upserted::Unchanged {
+                    self.tell(&row.key, old, Some(slot));
                 }
                 upserted
             }
@@ -538,6 +563,10 @@ impl<T: Model> CacheSink for ModelCache<T> {
     }
 
     fn clear(&mut self) {
+        if let Some(watch) = self.watch.get().filter(|watch| watch.is_followed()) {
+            self.rows
+                .take_rows(|key, old| watch.tell(key, Some(old), None));
+        }
         self.rows.clear();
         self.key_cells = SegVec::new();
         self.out.clear();

@@ -3,8 +3,9 @@
 use crate::index_cache::IdxModelCache;
 use crate::model::CacheModel;
 use crate::notification::Key;
-use crate::postgres::apply::models::ModelCache;
+use crate::postgres::apply::models::{Model, ModelCache};
 use crate::postgres::driver::Verification;
+use crate::postgres::replica::changes::Changes;
 use crate::postgres::replica::error::ReplicaError;
 use crate::postgres::replica::events::{Events, ReplicaEvent};
 use crate::postgres::replica::health::Health;
@@ -385,6 +386,56 @@ impl Replica {
         // Subscribe first: an end that comes in between is then seen twice rather than never.
         let receiver = self.events.subscribe();
         Events::new(receiver, self.status.lock().ended.clone())
+    }
+
+    /// Returns the changes of a table's rows from now on, each with the row before and after.
+    ///
+    /// To begin with the rows as they are, use [`read_with_changes`](Self::read_with_changes).
+    ///
+    /// # Errors
+    /// If the table is of another replica.
+    pub fn changes<T: Model + Clone>(
+        &self,
+        table: &ReplicaTable<T>,
+    ) -> Result<Changes<T>, Arc<ReplicaError>> {
+        let (_, changes) = self.read_with_changes(table)?;
+        Ok(changes)
+    }
+
+    /// Locks the rows of a table as [`read`](Self::read) does, and returns with them every change
+    /// that is made from then on. No change is in both, and none in neither.
+    ///
+    /// ```no_run
+    /// # use postgres_index_cache_core::{CacheModel, Replica, ReplicaTable, RowChangeKind, uuid::Uuid};
+    /// # use std::collections::HashSet;
+    /// # #[derive(Clone, serde::Deserialize, CacheModel)]
+    /// # #[cache(table = "users")]
+    /// # struct User { #[cache(key)] id: Uuid, is_blocked: bool }
+    /// # async fn follow(replica: &Replica, users: &ReplicaTable<User>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (rows, mut changes) = replica.read_with_changes(users)?;
+    /// let mut blocked: HashSet<Uuid> = rows.iter().filter(|user| user.is_blocked).map(|user| user.id).collect();
+    /// drop(rows); // the changes begin to come
+    /// while let Some(change) = changes.next().await {
+    ///     let change = change?; // an error if so many changes came that some were dropped
+    ///     match &change.new {
+    ///         Some(user) if user.is_blocked => blocked.insert(change.key),
+    ///         _ => blocked.remove(&change.key),
+    ///     };
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// If the table is of another replica.
+    pub fn read_with_changes<'a, T: Model + Clone>(
+        &self,
+        table: &'a ReplicaTable<T>,
+    ) -> Result<(ReadGuard<'a, T>, Changes<T>), Arc<ReplicaError>> {
+        self.check_own(table)?;
+        let rows = self.read(table);
+        // Nothing is changed while the rows are locked.
+        let changes = Changes::new(rows.cache.follow(), self.commands.clone());
+        Ok((rows, changes))
     }
 
     /// Ends the replica's task and its connections, and waits until they are gone. The caches can
