@@ -550,6 +550,11 @@ async fn cell(
     }
     let mut cell = Vec::new();
     let ty = match column.kind {
+        CellType::Written | CellType::WrittenArray
+            if column.has_inner_domain && column.is_array =>
+        {
+            "pg_catalog.text[]"
+        }
         CellType::Written if column.has_inner_domain => {
             // To read a value of the type would evaluate the constraints of the domains in it.
             // Cells of this kind are compared as text, so the literal itself is the cell.
@@ -559,7 +564,6 @@ async fn cell(
                 .with_context(|| taking(written, column))?;
             return Ok(cell);
         }
-        CellType::WrittenArray if column.has_inner_domain => "pg_catalog.text[]",
         _ => &column.plain_type_name,
     };
     let value = column

@@ -46,7 +46,7 @@ async fn statements_are_traced_once_and_the_engine_twice_verbose() {
         "connection=\"listening\" sql=\"SELECT pg_catalog.set_config",
         "LISTEN \\\"cache_invalidation\\\"",
         "connection=\"reading\" sql=\"COPY ",
-        "connection=\"fences\" sql=\"NOTIFY ",
+        "connection=\"fences\" sql=\"SELECT pg_catalog.pg_current_snapshot(); NOTIFY ",
         "read table=\"public.people\" kind=All",
     ] {
         assert!(debug.contains(text), "{text}: {debug}");

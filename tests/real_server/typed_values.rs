@@ -522,6 +522,54 @@ async fn keys_that_differ_in_the_bounds_of_an_array_are_two() {
     );
 }
 
+/// Functions of an earlier version sent such keys as arrays of texts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_sends_the_key_as_an_array_is_not_followed() {
+    let sql = "CREATE TYPE mood AS ENUM ('a', 'b'); CREATE TABLE moods (id mood[] PRIMARY KEY)";
+    let database = Database::with(sql).await;
+    database.pgic_ok(&["install-triggers", "moods"]);
+    let client = database.client().await;
+    client
+        .batch_execute(
+            "DO $do$ BEGIN EXECUTE replace(pg_get_functiondef('notify_cache_change_moods'::regproc),
+                'concat(NEW.\"id\") END', 'concat(NEW.\"id\") END::pg_catalog.text[]'); END $do$",
+        )
+        .await
+        .unwrap();
+    let status = database.pgic(&["status", "moods"]);
+    assert_eq!(status.code, 1, "{status:?}");
+    let why = "without the bounds of its arrays";
+    let text = status
+        .stdout
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    assert!(text.contains(why), "{text}");
+    database.pgic_ok(&["install-triggers", "moods"]);
+    database.pgic_ok(&["status", "moods"]);
+}
+
+/// The literal of a key is read as an array, also where the elements are of a domain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_an_array_of_a_domain_is_found_however_it_is_spelled() {
+    let sql = "CREATE DOMAIN small AS int CHECK (VALUE < 10);
+        CREATE TABLE ds (id small[] PRIMARY KEY, v int);
+        INSERT INTO ds VALUES ('{1,2}', 1), ('[0:1]={1,2}', 2)";
+    let database = Database::with(sql).await;
+    database.pgic_ok(&["install-triggers", "ds"]);
+    for (condition, v) in [
+        ("id='{1, 2}'", 1),
+        ("id='[1:2]={1,2}'", 1),
+        ("id='[0:1]={ 1,2}'", 2),
+    ] {
+        let found = database
+            .pgic(&["query", "ds", condition, "-o", "json"])
+            .json();
+        assert_eq!(found.len(), 1, "{condition}: {found:?}");
+        assert_eq!(found[0]["v"], v, "{condition}");
+    }
+}
+
 /// The generic function sends arrays as JSON, without their bounds.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_generic_function_announces_no_key_with_an_array() {

@@ -124,21 +124,26 @@ END $$;
 CREATE FUNCTION pg_temp.update_row(relation regclass, n int) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
   a pg_catalog.pg_attribute;
+  rows int;
 BEGIN
   SELECT * INTO a FROM pg_catalog.pg_attribute c
   WHERE c.attrelid = relation AND c.attnum > 0 AND NOT c.attisdropped AND c.attgenerated = ''
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = relation AND i.indisunique AND c.attnum = ANY (i.indkey))
   ORDER BY md5(c.attname || n) LIMIT 1;
-  EXECUTE format('UPDATE %s SET %I = %s WHERE ctid = (SELECT min(ctid) FROM %1$s)', relation, a.attname, pg_temp.literal(a, n));
-  RETURN true;
+  EXECUTE format('UPDATE %s SET %I = %s WHERE ctid = (SELECT ctid FROM %1$s ORDER BY ctid LIMIT 1)', relation, a.attname, pg_temp.literal(a, n));
+  GET DIAGNOSTICS rows = ROW_COUNT;
+  RETURN rows > 0;
 EXCEPTION WHEN OTHERS THEN
   RETURN false;
 END $$;
 
 CREATE FUNCTION pg_temp.delete_row(relation regclass) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+  rows int;
 BEGIN
-  EXECUTE format('DELETE FROM %s WHERE ctid = (SELECT max(ctid) FROM %1$s)', relation);
-  RETURN true;
+  EXECUTE format('DELETE FROM %s WHERE ctid = (SELECT ctid FROM %1$s ORDER BY ctid DESC LIMIT 1)', relation);
+  GET DIAGNOSTICS rows = ROW_COUNT;
+  RETURN rows > 0;
 EXCEPTION WHEN OTHERS THEN
   RETURN false;
 END $$;

@@ -10,7 +10,7 @@ CREATE DOMAIN positive AS int CHECK (VALUE > 0);
 CREATE DOMAIN quantity AS positive DEFAULT 1;
 CREATE DOMAIN tags AS text[];
 CREATE TYPE money_of AS (amount numeric(12, 2), currency char(3));
-CREATE TYPE line AS (item text, price money_of, "when" timestamptz);
+CREATE TYPE item AS (name text, price money_of, "when" timestamptz);
 CREATE TYPE span AS RANGE (subtype = float8);
 
 CREATE TABLE "Kunden" (
@@ -19,7 +19,7 @@ CREATE TABLE "Kunden" (
 );
 CREATE TABLE orders (
   country char(2), number bigint GENERATED ALWAYS AS IDENTITY, customer uuid REFERENCES "Kunden", state state NOT NULL,
-  total money_of, lines line[], amount quantity NOT NULL, gross numeric(14, 3) GENERATED ALWAYS AS (amount * 1.19) STORED,
+  total money_of, lines item[], amount quantity NOT NULL, gross numeric(14, 3) GENERATED ALWAYS AS (amount * 1.19) STORED,
   valid tstzrange, numbers int4multirange, wave span, body jsonb, raw json, note text,
   PRIMARY KEY (number, country), EXCLUDE USING gist (valid WITH &&)
 );
@@ -40,7 +40,7 @@ CREATE TABLE key_inet (k inet PRIMARY KEY, v cidr);
 CREATE TABLE key_macaddr (k macaddr PRIMARY KEY, v macaddr8);
 CREATE TABLE key_jsonb (k jsonb PRIMARY KEY, v jsonb);
 CREATE TABLE key_range (k daterange PRIMARY KEY, v int8range);
-CREATE TABLE key_composite (k money_of PRIMARY KEY, v line);
+CREATE TABLE key_composite (k money_of PRIMARY KEY, v item);
 CREATE TABLE key_array (k int[] PRIMARY KEY, v interval[]);
 CREATE TABLE key_domain (k quantity PRIMARY KEY, v tags);
 CREATE TABLE key_oid (k oid PRIMARY KEY, v regclass);

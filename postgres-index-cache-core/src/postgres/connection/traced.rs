@@ -7,7 +7,9 @@ use crate::postgres::connection::session::SessionPurpose;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, CopyOutStream, Error, GenericClient, Row, Transaction};
+use tokio_postgres::{
+    Client, CopyOutStream, Error, GenericClient, Row, SimpleQueryMessage, Transaction,
+};
 
 /// The most characters of a statement, or of its parameters, in a trace. The keys of a refetch may
 /// be many.
@@ -116,6 +118,17 @@ impl Traced<Transaction<'_>> {
     pub async fn rollback(self) -> Result<(), Error> {
         trace_statement(self.purpose, "ROLLBACK");
         self.client.rollback().await
+    }
+}
+
+impl Traced<Client> {
+    /// Runs statements without parameters, and returns their rows as texts.
+    ///
+    /// # Errors
+    /// Returns the error of the server, or of the connection.
+    pub async fn simple_query(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
+        trace_statement(self.purpose, sql);
+        self.client.simple_query(sql).await
     }
 }
 

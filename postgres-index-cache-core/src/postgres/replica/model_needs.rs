@@ -107,7 +107,9 @@ fn column_problem(
         return (!is_optional)
             .then(|| format!("the field {field}: the triggers do not send the column {column}"));
     }
-    (!fits(holds, found.kind)).then(|| {
+    // An array in the key is a text, and no uuid.
+    let is_no_uuid = found.is_array && holds == FieldKind::Uuid;
+    (is_no_uuid || !fits(holds, found.kind)).then(|| {
         format!(
             "the field {field} is {field_type}, and the column {column} is of type {}",
             found.type_name

@@ -304,7 +304,14 @@ impl Diagnosis<'_> {
         let table = self.table;
         let name = self.name.clone();
         let key: &[String] = table.key.as_ref().map_or(&[], |key| &key.columns);
-        self.look_for_bounds(key);
+        let made_for = self
+            .seen
+            .comment
+            .as_ref()
+            .map(|comment| comment.key.as_deref());
+        if made_for.is_none_or(|made_for| made_for == Some(key)) {
+            self.look_for_bounds(key);
+        }
         let Some(comment) = &self.seen.comment else {
             return self.look_for_column_id(key);
         };

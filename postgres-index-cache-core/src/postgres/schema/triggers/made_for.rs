@@ -4,7 +4,7 @@
 use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::catalog::{CatalogColumn, CatalogTable, Function, Trigger};
 use crate::postgres::schema::triggers::{PINNED, ROW_NAME, is_ours, read_comment};
-use crate::value::CellType;
+use crate::value::{CellType, output_text};
 use sha2::{Digest as _, Sha256};
 
 /// A mark in the text of functions that send values of types that are not built in as their output
@@ -160,13 +160,14 @@ pub(super) fn drift(table: &CatalogTable, function: &Function) -> Option<String>
     (!differences.is_empty()).then(|| differences.join(", "))
 }
 
-/// Returns whether a generated function sends a column's values as their output function writes
-/// them.
+/// Returns whether a generated function sends an array as the text that its output function writes.
+/// Formerly some were sent as arrays of texts, made of the same text.
 pub(super) fn sends_text_of(source: &str, column: &str) -> bool {
     let column = quote_identifier(column);
-    ["NEW", ROW_NAME]
-        .iter()
-        .any(|row| source.contains(&format!("{MAKES_TEXT}{row}.{column})")))
+    ["NEW", ROW_NAME].iter().any(|row| {
+        let text = output_text(&format!("{row}.{column}"));
+        source.contains(&text) && !source.contains(&format!("{text}::pg_catalog.text[]"))
+    })
 }
 
 /// Returns whether `to_json` may use a cast of the type's owner for the column's values.
