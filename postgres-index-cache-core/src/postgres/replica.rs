@@ -23,6 +23,7 @@ mod model_needs;
 mod status;
 pub(super) mod supervisor;
 mod task;
+mod waiters;
 
 pub use builder::ReplicaBuilder;
 pub use changes::{Changes, MissedChanges};

@@ -9,7 +9,8 @@ use crate::postgres::replica::events::ReplicaEvent;
 use crate::postgres::replica::metrics::Metrics;
 use crate::postgres::replica::status::{ReplicaStatus, SharedStatus, Stats, TableStatus};
 use crate::postgres::replica::supervisor::{Supervisor, SupervisorEvent};
-use crate::sync::{FenceId, State, TableId};
+use crate::postgres::replica::waiters::{AwaitedFence, FenceWaiter, TransactionWaiters};
+use crate::sync::{State, TableId};
 use crate::transaction::TransactionToken;
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
@@ -89,119 +90,6 @@ impl Drop for PublishesEnd {
     }
 }
 
-/// A fence that is waited for.
-struct AwaitedFence {
-    fence: FenceId,
-    /// The table whose cache is waited for; `None` for all.
-    table: Option<usize>,
-}
-
-impl AwaitedFence {
-    fn is_reached(&self, driver: &Driver) -> bool {
-        match self.table {
-            Some(table) => driver.has_reached_for(TableId(table), self.fence),
-            None => driver.has_reached(self.fence),
-        }
-    }
-
-    /// Returns whether the caches that are waited for are live.
-    fn is_live(&self, driver: &Driver) -> bool {
-        let state = match self.table {
-            Some(table) => driver.table_state(TableId(table)),
-            None => driver.state(),
-        };
-        state == State::Live
-    }
-}
-
-/// A caller who waits for a fence.
-struct FenceWaiter {
-    fence: AwaitedFence,
-    reached: oneshot::Sender<()>,
-}
-
-/// A caller who waits for a transaction.
-struct TransactionWaiter {
-    transaction: TransactionToken,
-    /// The table whose cache is waited for; `None` for all.
-    table: Option<usize>,
-    /// The fence that was asked for; `None` if another one is to be asked for.
-    fence: Option<AskedFence>,
-    answer: oneshot::Sender<bool>,
-}
-
-/// A fence that was asked for because of a transaction.
-struct AskedFence {
-    fence: AwaitedFence,
-    /// Whether the transaction was known to have ended before that. Then the fence comes behind
-    /// everything that the transaction has announced.
-    has_ended: bool,
-}
-
-impl TransactionWaiter {
-    /// Returns whether the caches have the transaction. If the fence has come and does not tell,
-    /// another one is to be asked for.
-    fn is_reached(&mut self, driver: &Driver) -> bool {
-        if has_transaction(driver, self.table, self.transaction) {
-            return true;
-        }
-        let asked = self.fence.as_ref();
-        let Some(asked) = asked.filter(|asked| asked.fence.is_reached(driver)) else {
-            return false;
-        };
-        if asked.has_ended {
-            return true;
-        }
-        // While a table waits to be reloaded, what is on its way may not be enough.
-        let is_on_its_way = driver
-            .engine()
-            .is_proving_transaction(self.transaction.xid());
-        if !is_on_its_way || !asked.fence.is_live(driver) {
-            self.fence = None;
-        }
-        false
-    }
-}
-
-/// When the next fence is asked for because of transactions that are in progress.
-struct Retry {
-    at: Option<Instant>,
-    wait: Duration,
-}
-
-impl Retry {
-    /// The wait after which the first fence is asked for again.
-    const SHORTEST: Duration = Duration::from_millis(1);
-    /// The longest wait. It bounds what tokens cost that somebody has made up.
-    const LONGEST: Duration = Duration::from_millis(250);
-
-    fn new() -> Self {
-        Self {
-            at: None,
-            wait: Self::SHORTEST,
-        }
-    }
-
-    /// Sets the time if anybody waits for another fence.
-    fn set(&mut self, is_wanted: bool) {
-        if !is_wanted {
-            *self = Self::new();
-        } else if self.at.is_none() {
-            self.at = Some(Instant::now() + self.wait);
-            self.wait = (self.wait * 2).min(Self::LONGEST);
-        }
-    }
-}
-
-/// Returns whether everything that a transaction has committed is in the cache of a table, or of
-/// all tables if that is `None`.
-fn has_transaction(driver: &Driver, table: Option<usize>, transaction: TransactionToken) -> bool {
-    match table {
-        Some(table) => driver.has_transaction_for(TableId(table), transaction),
-        None => driver.has_transaction(transaction),
-    }
-}
-
 /// A caller who waits for the answer to a comparison.
 struct VerifyWaiter {
     question: QuestionId,
@@ -217,8 +105,7 @@ pub(super) struct Task {
     end: PublishesEnd,
     commands: mpsc::Receiver<Command>,
     fences: Vec<FenceWaiter>,
-    transactions: Vec<TransactionWaiter>,
-    retry: Retry,
+    transactions: TransactionWaiters,
     comparisons: Vec<VerifyWaiter>,
     /// The status of all tables together that was told last.
     told: ReplicaStatus,
@@ -244,8 +131,7 @@ impl Task {
             measured_at: None,
             commands,
             fences: Vec::new(),
-            transactions: Vec::new(),
-            retry: Retry::new(),
+            transactions: TransactionWaiters::new(),
             comparisons: Vec::new(),
             told: ReplicaStatus::Live,
         }
@@ -276,40 +162,15 @@ impl Task {
                         return error.into();
                     }
                 }
-                () = at_time(self.retry.at) => self.ask_again(supervisor.driver_mut()),
+                () = self.transactions.retry() => {
+                    self.transactions.ask_again(supervisor.driver_mut());
+                }
                 command = self.commands.recv() => match command {
                     None | Some(Command::ShutDown) => return ReplicaError::ShutDown,
                     Some(command) => self.take_command(command, supervisor.driver_mut()),
                 },
             }
             self.take_events(supervisor);
-        }
-    }
-
-    /// Asks for one more fence for all whose fences have come and did not tell.
-    fn ask_again(&mut self, driver: &mut Driver) {
-        self.retry.at = None;
-        let waiters = || {
-            self.transactions
-                .iter()
-                .filter(|waiter| waiter.fence.is_none())
-        };
-        let has_ended = |waiter: &TransactionWaiter| {
-            driver
-                .engine()
-                .has_ended_transaction(waiter.transaction.xid())
-        };
-        let ended: Vec<bool> = waiters().map(has_ended).collect();
-        // For transactions that may be made up no table is reloaded sooner.
-        let Ok(fence) = driver.ask_for_transaction(!ended.contains(&true)) else {
-            return;
-        };
-        let waiters = self.transactions.iter_mut();
-        let waiters = waiters.filter(|waiter| waiter.fence.is_none());
-        for (waiter, has_ended) in waiters.zip(ended) {
-            let table = waiter.table;
-            let fence = AwaitedFence { fence, table };
-            waiter.fence = Some(AskedFence { fence, has_ended });
         }
     }
 
@@ -327,24 +188,9 @@ impl Task {
                 table,
                 waits,
                 answer,
-            } => {
-                let has = has_transaction(driver, table, transaction);
-                if has || !waits {
-                    // Whoever asked may have given up.
-                    let _ = answer.send(has);
-                    return;
-                }
-                let has_ended = driver.engine().has_ended_transaction(transaction.xid());
-                if let Ok(fence) = driver.ask_for_transaction(false) {
-                    let fence = AwaitedFence { fence, table };
-                    self.transactions.push(TransactionWaiter {
-                        transaction,
-                        table,
-                        fence: Some(AskedFence { fence, has_ended }),
-                        answer,
-                    });
-                }
-            }
+            } => self
+                .transactions
+                .ask(transaction, table, waits, answer, driver),
             Command::Verify { table, done } => {
                 if let Ok(question) = driver.ask_to_verify(TableId(table)) {
                     self.comparisons.push(VerifyWaiter { question, done });
@@ -409,17 +255,9 @@ impl Task {
                 None => self.comparisons.push(waiter),
             }
         }
-        for mut waiter in std::mem::take(&mut self.transactions) {
-            if waiter.is_reached(driver) {
-                let _ = waiter.answer.send(true);
-            } else if !waiter.answer.is_closed() {
-                self.transactions.push(waiter);
-            }
-        }
-        let mut waiters = self.transactions.iter();
-        self.retry.set(waiters.any(|waiter| waiter.fence.is_none()));
+        self.transactions.answer(driver);
         for waiter in std::mem::take(&mut self.fences) {
-            if waiter.fence.is_reached(driver) {
+            if waiter.is_reached(driver) {
                 let _ = waiter.reached.send(());
             } else if !waiter.reached.is_closed() {
                 self.fences.push(waiter);
@@ -627,12 +465,4 @@ fn moment(at: Option<Instant>) -> SystemTime {
     let now = SystemTime::now();
     at.and_then(|at| now.checked_sub(at.elapsed()))
         .unwrap_or(now)
-}
-
-/// Waits until a time; for ever if there is none.
-async fn at_time(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }
