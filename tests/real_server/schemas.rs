@@ -192,7 +192,7 @@ impl Loaded {
             );
             for row in self.client.query(&values, &[]).await.expect("values") {
                 let literal = row.get::<_, String>(0).replace('\'', "''");
-                // Types without `=`, such as json and point, are compared as texts here.
+                // A type without `=`, such as json and point, has no answer to compare with.
                 let equal =
                     format!("SELECT count(*) FROM {name} WHERE {column} = '{literal}'::{ty}");
                 let row = match self.client.query_one(&equal, &[]).await {
