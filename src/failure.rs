@@ -6,6 +6,7 @@ use crate::exit_code::ExitCode;
 use crate::render::Format;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
+use crate::triggers::TriggerError;
 use anstyle::AnsiColor;
 pub use connecting::ConnectFailure;
 use jiff::Timestamp;
@@ -95,6 +96,10 @@ impl Report {
     /// Takes an error apart.
     pub fn new(error: &anyhow::Error) -> Self {
         let attached = error.downcast_ref::<Hint>();
+        let carried = error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<TriggerError>()?.hint())
+            .map(|hint| escape(hint).into_owned());
         let mut causes: Vec<String> = Vec::new();
         let mut details = Vec::new();
         let mut server_hint = None;
@@ -128,7 +133,7 @@ impl Report {
             // line of ours.
             error: escape(&causes.join(": ")).into_owned(),
             details,
-            hint: attached.map(own_hint).or(server_hint),
+            hint: attached.map(own_hint).or(carried).or(server_hint),
         }
     }
 
@@ -211,7 +216,10 @@ pub fn lines(error: &anyhow::Error) -> Vec<String> {
 /// Tells whether a cause says nothing by itself. The text of a `tokio_postgres::Error` is "db
 /// error" or the like; the server's words come from the next link of the chain.
 fn is_empty_frame(cause: &(dyn StdError + 'static)) -> bool {
-    cause.is::<tokio_postgres::Error>() && cause.source().is_some()
+    let is_silent = cause
+        .downcast_ref::<TriggerError>()
+        .is_some_and(TriggerError::is_silent);
+    (is_silent || cause.is::<tokio_postgres::Error>()) && cause.source().is_some()
 }
 
 /// Returns the text of an attached hint, escaped. The hint with the install command has several

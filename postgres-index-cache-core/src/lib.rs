@@ -134,6 +134,7 @@
 //! | the rows of one | [`ReadGuard`] |
 //! | to read what another node wrote | [`TransactionToken`], [`Replica::wait_for`] |
 //! | its changes, with the rows before and after | [`Replica::changes`], [`Change`] |
+//! | triggers installed and checked from code | [`triggers`] |
 //! | its status, events and figures | [`ReplicaStatus`], [`Events`], [`Stats`] |
 //! | an answer for a health endpoint | [`Replica::health`] |
 //! | a model: its key, its indexes, its columns | [`CacheModel`](trait@CacheModel) |
@@ -196,6 +197,8 @@ mod postgres;
 mod sync;
 mod table_cache;
 mod transaction;
+#[cfg(feature = "postgres")]
+pub mod triggers;
 mod value;
 
 pub use index_cache::{
@@ -214,8 +217,9 @@ pub use notification::{Action, CacheNotification, Key, ParseError};
 pub use postgres::{
     Change, Changes, ComparisonReport, ConnectError, Connector, DifferingColumn, DriverError,
     Events, Finding, FindingKind, FollowError, Health, ListenError, Messages, MissedChanges, Model,
-    OnMisfit, ReadGuard, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus,
-    ReplicaTable, RowChangeKind, Session, SessionPurpose, Stats, TableHealth, Verification,
+    OnMisfit, ReadGuard, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent,
+    ReplicaStatus, ReplicaTable, RowChangeKind, Session, SessionPurpose, Stats, TableHealth,
+    Verification,
 };
 pub use sync::{AuxConnection, Counters, Limits};
 pub use transaction::{TokenError, TransactionToken};

@@ -16,6 +16,7 @@
 //! - `read`: one read of a table as a task of its own, and the format of COPY.
 //! - `apply`: from rows and changes to the caches, behind their locks.
 //! - `schema`: tables as PostgreSQL describes them, and what announces their changes.
+//! - [`install`]: how a table's triggers are planned, installed, checked and removed.
 //! - [`sqlstate`]: the server's error codes, with the reaction to each.
 //!
 //! Hosts, passwords and TLS come in through [`Connector`]. L is polled in every turn of the loop,
@@ -26,6 +27,7 @@ mod connection;
 mod driver;
 mod error;
 mod error_chain;
+pub mod install;
 mod listening;
 mod options;
 mod quote;
@@ -58,8 +60,8 @@ pub use replica::supervisor::{
     Unfollowed,
 };
 pub use replica::{
-    Changes, Events, Health, MissedChanges, ReadGuard, Replica, ReplicaBuilder, ReplicaError,
-    ReplicaEvent, ReplicaStatus, ReplicaTable, Stats, TableHealth,
+    Changes, Events, Health, MissedChanges, ReadGuard, Replica,
+    ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus, ReplicaTable, Stats, TableHealth,
 };
 pub use schema::eligibility::{
     Distrust, FollowError, TableConfig, check_announced, check_kind, sent, shape,

@@ -199,7 +199,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let server = context.server("install-triggers")?;
     let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
-    let version = catalog::version_number(&catalog).await?;
+    let version = catalog.version_number().await?;
     let (mut tables, mut asked) = tables_and_options(context, &catalog, &args).await?;
     // `apply` takes locks in short tries, each in a transaction of its own: this one must not keep
     // its locks meanwhile.
@@ -283,13 +283,13 @@ async fn leave_out_refused(
     asked: &mut Vec<AskedTable>,
 ) -> anyhow::Result<()> {
     let catalog = catalog::reading(client).await?;
-    let version = catalog::version_number(&catalog).await?;
+    let version = catalog.version_number().await?;
     let facts = FunctionFacts::read(&catalog, tables).await?;
     catalog.roll_back().await.context("end the transaction")?;
     let mut refused = HashSet::new();
     for (table, asked) in tables.iter().zip(asked.iter()) {
         if let Some(why) = refusal(&facts, table, asked, version) {
-            let why = Report::new(&why).one_line();
+            let why = Report::new(&why.into()).one_line();
             context.notice(&format!("{} is left out: {why}", table.display_name()));
             refused.insert(table.oid);
         }

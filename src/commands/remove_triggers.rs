@@ -90,7 +90,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let server = context.server("remove-triggers")?;
     let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
-    let version = catalog::version_number(&catalog).await?;
+    let version = catalog.version_number().await?;
     // `--all` means the tables that have triggers of pgic's: a table without any is no news here,
     // while one that was named is reported as having nothing to remove.
     let tables = if args.all {

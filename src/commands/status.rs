@@ -13,15 +13,15 @@ use crate::render::{Format, print, reader_gone, terminal_height, wrapped};
 use crate::server_seen::ServerSeen;
 use crate::tables::catalog::{self, CatalogTable, Enabled};
 use crate::tables::near_limit::{self, NearLimit};
-use crate::triggers::condition;
 use crate::triggers::configured::{Configured, NOT_AS_CONFIGURED};
-use crate::triggers::observe::{Observed, Version, observe};
+use crate::triggers::observe::{Observed, observe};
 use crate::triggers::plan::{self, FunctionFacts};
+use crate::triggers::{check, condition};
 use crate::units::parse_interval;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 pub(super) use json::problem_json;
-use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity, diagnose};
+use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Severity, diagnose};
 use std::time::Duration;
 
 /// Show which tables announce their changes, who listens, and how full the queue is
@@ -166,7 +166,7 @@ async fn look(
     let mut client = server.client().await?;
     let place = server.place();
     let catalog = catalog::reading(&mut client).await?;
-    let version = catalog::version_number(&catalog).await?;
+    let version = catalog.version_number().await?;
     let configured = Configured::find(&catalog, &context.settings).await?;
     let tables = if args.tables.is_empty() {
         let mut oids = catalog::tables_with_triggers(&catalog).await?;
@@ -186,7 +186,8 @@ async fn look(
     for table in &tables {
         // As they are, unless the file wants them otherwise.
         let changes = configured.options(table).cloned().unwrap_or_default();
-        plans.push(plan::install(&facts, table, &changes, version));
+        let planned = plan::install(&facts, table, &changes, version);
+        plans.push(planned.map_err(anyhow::Error::from));
     }
     // Sampling takes locks of tables. Each sample has a transaction of its own: in one transaction
     // a migration could not touch any of the tables until the last was sampled.
@@ -243,11 +244,7 @@ fn problems_of(
     planned: &anyhow::Result<plan::TablePlan>,
     differs: Option<Problem>,
 ) -> Vec<Problem> {
-    let is_ours = seen.is_some_and(|seen| seen.version != Version::Foreign);
-    let is_current = seen
-        .filter(|_| is_ours)
-        .map(|seen| seen.version == Version::Current);
-    let mut problems = diagnose(table, is_current);
+    let mut problems = diagnose(table, check::is_current(seen));
     if let Some(differs) = differs {
         // Both have one cause, and what the file wants is made by one command.
         if differs.code == NOT_AS_CONFIGURED {
@@ -257,27 +254,8 @@ fn problems_of(
         }
         problems.push(differs);
     }
-    let is_right = problems
-        .iter()
-        .all(|problem| problem.severity == Severity::Notice);
-    // Where the diagnosis finds nothing, install-triggers may still have something to do: the owner
-    // of a function is another, or a trigger is left of a table's former name.
-    if let Ok(plan) = planned
-        && is_right
-        && is_ours
-        && !plan.steps.is_empty()
-    {
-        let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
-        problems.push(Problem {
-            code: "not-as-planned",
-            severity: Severity::Warning,
-            text: format!("not as install-triggers makes it ({})", steps.join(", ")),
-            remedy: Some(Remedy::Command {
-                what: "refresh it",
-                command: format!("pgic install-triggers {}", table.typed_name()),
-            }),
-        });
-    }
+    let planned = planned.as_ref().ok();
+    problems.extend(check::not_as_planned(table, seen, planned, &problems));
     problems
 }
 

@@ -4,12 +4,12 @@ use super::{Examination, Findings, Found, found};
 use crate::render::count;
 use crate::settings::Settings;
 use crate::tables::catalog::{self, Catalog, CatalogTable, RelationKind};
-use crate::triggers::TriggerOptions;
-use crate::triggers::condition;
+use crate::triggers::check::is_current;
 use crate::triggers::configured::Configured;
-use crate::triggers::observe::{Version, observe};
+use crate::triggers::observe::observe;
 use crate::triggers::plan::{self, FunctionFacts};
 use crate::triggers::secret_columns::secret_columns;
+use crate::triggers::{TriggerOptions, condition};
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity, diagnose};
 use tokio_postgres::Client;
 
@@ -30,11 +30,7 @@ impl Table {
     /// Describes a table that is as it is; `differs` is the problem that `pgic.toml` wants another.
     fn new(table: CatalogTable, differs: Option<Problem>) -> Self {
         let seen = observe(&table);
-        let is_current = seen
-            .as_ref()
-            .filter(|seen| seen.version != Version::Foreign)
-            .map(|seen| seen.version == Version::Current);
-        let mut problems = diagnose(&table, is_current);
+        let mut problems = diagnose(&table, is_current(seen.as_ref()));
         problems.extend(differs);
         let (channel, options) = match &seen {
             Some(seen) => (seen.channel.clone(), seen.options().cloned()),
@@ -173,6 +169,7 @@ pub(super) async fn read(
         let differs = match configured.options(&table) {
             Some(options) => {
                 let planned = plan::install(&facts, &table, options, version);
+                let planned = planned.map_err(anyhow::Error::from);
                 configured.problem(&table, &planned, observe(&table).is_some())
             }
             None => None,

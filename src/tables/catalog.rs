@@ -125,17 +125,3 @@ async fn unknown_schema(catalog: &Catalog<'_>, name: &str) -> anyhow::Error {
         None => with_hint(error, format!("the schemas are {}", names.join(", "))),
     }
 }
-
-/// Returns the server's version as a number, for example 150018 for 15.18.
-///
-/// # Errors
-/// If the server refuses.
-pub async fn version_number(catalog: &Catalog<'_>) -> anyhow::Result<i32> {
-    let row = catalog
-        .query_typed_one(
-            "SELECT pg_catalog.current_setting('server_version_num')::int4",
-            &[],
-        )
-        .await;
-    Ok(row.context("ask for the server's version")?.get(0))
-}

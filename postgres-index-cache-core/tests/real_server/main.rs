@@ -15,4 +15,5 @@ mod health;
 mod listening;
 mod replica;
 mod transactions;
+mod triggers;
 mod typed;

@@ -309,7 +309,8 @@ impl OwnTable {
         let install = PlanKind::Install;
         let tables = [table];
         let ran = apply::run(&mut self.client, install, &tables, &asked, PATIENCE, false);
-        ran.await.map(drop)
+        ran.await?;
+        Ok(())
     }
 
     /// Returns the name of the table as SQL takes it.

@@ -1,16 +1,14 @@
 //! [`resolve`]: tables found by the names that people write, as PostgreSQL itself resolves them.
 
 use crate::failure::with_hint;
-use crate::tables::catalog::{Catalog, CatalogTable, describe};
+use crate::tables::catalog::{Catalog, CatalogTable};
 use crate::tables::nearest::nearest;
 use anyhow::{Context as _, anyhow};
+use postgres_index_cache_core::tooling::postgres::catalog as core_catalog;
 use postgres_index_cache_core::tooling::postgres::catalog::{CatalogError, parse_name};
 
 /// The most tables that a hint names.
 const LONGEST_LIST: usize = 5;
-
-/// How often the tables are described, if they are renamed in between each time.
-const ATTEMPTS: usize = 5;
 
 /// Finds and describes tables by name: `users`, `app.users`, `"Odd Name"`. A table that is named
 /// twice is returned once.
@@ -18,53 +16,19 @@ const ATTEMPTS: usize = 5;
 /// # Errors
 /// If a table does not exist. The hint names tables that may be meant.
 pub async fn resolve(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<CatalogTable>> {
-    // A name is resolved in one statement and the table described in others. Unless all of them see
-    // the catalogue as of one moment, without the second look at the names:
-    // 1. `users` is found to be table 1.
-    // 2. Table 1 is renamed, and table 2 gets the name `users`.
-    // 3. Table 1 is described, so the caller takes the wrong table for `users`.
-    let mut found = find(catalog, names).await?;
-    for _ in 0..ATTEMPTS {
-        let tables = match describe(catalog, &found).await {
-            // The table was dropped a moment ago, and another may have the name by now.
-            Err(CatalogError::Gone(_)) => {
-                found = find(catalog, names).await?;
-                continue;
-            }
-            tables => tables?,
-        };
-        if catalog.is_of_one_moment() {
-            return Ok(tables);
+    let error = match core_catalog::resolve(catalog, names).await {
+        Ok(tables) => return Ok(tables),
+        Err(error) => error,
+    };
+    Err(match error {
+        CatalogError::NoTable(name) => unknown(catalog, &name).await,
+        CatalogError::NoName(_) => {
+            let hint = "name it like users, app.users or '\"Odd Name\"' (quotes inside quotes, for \
+                the shell); the database is named with --database-url";
+            with_hint(error, hint)
         }
-        let again = find(catalog, names).await?;
-        if again == found {
-            return Ok(tables);
-        }
-        found = again;
-    }
-    Err(with_hint(
-        anyhow!("the tables were renamed while they were described"),
-        "try again",
-    ))
-}
-
-/// Returns the oids of the tables that have these names now, each once.
-async fn find(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<u32>> {
-    let mut oids = Vec::new();
-    for name in names {
-        match catalog.find(name).await {
-            Ok(Some(oid)) if !oids.contains(&oid) => oids.push(oid),
-            Ok(Some(_)) => {}
-            Ok(None) => return Err(unknown(catalog, name).await),
-            Err(error @ CatalogError::NoName(_)) => {
-                let hint = "name it like users, app.users or '\"Odd Name\"' (quotes inside quotes, \
-                    for the shell); the database is named with --database-url";
-                return Err(with_hint(error, hint));
-            }
-            Err(error) => return Err(error).with_context(|| format!("find the table {name}")),
-        }
-    }
-    Ok(oids)
+        _ => error.into(),
+    })
 }
 
 /// Finds and describes one table; see [`resolve`].

@@ -4,6 +4,7 @@
 //! in which no object of another role can stand in for one of PostgreSQL's own.
 
 mod name;
+mod resolve;
 mod transaction;
 
 use crate::postgres::connection::traced::Traced;
@@ -11,6 +12,7 @@ use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::fingerprint::{Fingerprint, look};
 use crate::value::CellType;
 pub use name::parse_name;
+pub use resolve::resolve;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tokio_postgres::types::Type;
@@ -32,6 +34,9 @@ pub enum CatalogError {
     /// that may be a connection string with a password.
     #[error("{}", name::refused(.0))]
     NoName(String),
+    /// No table has this name.
+    #[error("the table {0} does not exist")]
+    NoTable(String),
     /// Tables were altered during every attempt to describe them.
     #[error("the tables were altered while they were described: try again")]
     Altered,

@@ -125,6 +125,15 @@ impl<'a> Catalog<'a> {
         &self.path
     }
 
+    /// Returns the server's version as a number: 150018 for 15.18.
+    ///
+    /// # Errors
+    /// Returns the error of the server.
+    pub async fn version_number(&self) -> Result<i32, CatalogError> {
+        const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num')::int4";
+        Ok(self.transaction.query_typed_one(VERSION, &[]).await?.get(0))
+    }
+
     /// Returns in words whom a process of the server serves: `role alice, application psql`.
     /// Returns `None` if the process is gone, or the server refuses to tell.
     pub async fn who_is(&self, process: i32) -> Option<String> {

@@ -1,12 +1,12 @@
 //! [`OptionChanges`]: the [`TriggerOptions`] that a person asks to change, merged with those that
 //! are installed.
 
-use super::DEFAULT_CACHE_CHANNEL;
 use super::condition::AskedCondition;
 use super::sql::channel_of_table;
-use crate::failure::with_hint;
-use crate::tables::catalog::CatalogTable;
-pub use postgres_index_cache_core::tooling::postgres::triggers::TriggerOptions;
+use crate::DEFAULT_CACHE_CHANNEL;
+use crate::postgres::catalog::CatalogTable;
+use crate::postgres::install::error::TriggerError;
+pub use crate::postgres::triggers::TriggerOptions;
 
 /// The changes that a command line asks for. An option that is not named keeps its installed value.
 #[expect(
@@ -103,7 +103,7 @@ impl OptionChanges {
         &self,
         installed: Option<&TriggerOptions>,
         table: &CatalogTable,
-    ) -> anyhow::Result<TriggerOptions> {
+    ) -> Result<TriggerOptions, TriggerError> {
         let mut kept = installed
             .filter(|_| !self.defaults)
             .cloned()
@@ -147,13 +147,8 @@ impl OptionChanges {
             kept => kept.filter(|_| !self.no_bulk),
         };
         if bulk.is_some() && (self.on_change || kept.on_change) {
-            return Err(with_hint(
-                anyhow::anyhow!(
-                    "--bulk and --on-change exclude each other: a statement trigger does not know \
-                    which row became which"
-                ),
-                "leave one of them out; where it is installed, --no-bulk or --defaults takes it away",
-            ));
+            return Err(TriggerError::new("--bulk and --on-change exclude each other: a statement trigger does not know \
+                    which row became which").with_hint("leave one of them out; where it is installed, --no-bulk or --defaults takes it away"));
         }
         Ok(TriggerOptions {
             channel: self.channel.clone().unwrap_or(kept.channel),
@@ -176,7 +171,7 @@ impl OptionChanges {
     }
 
     /// Returns the columns that are asked for, in table order; `None` if none are.
-    fn columns_of(&self, table: &CatalogTable) -> anyhow::Result<Option<Vec<String>>> {
+    fn columns_of(&self, table: &CatalogTable) -> Result<Option<Vec<String>>, TriggerError> {
         if let Some(columns) = &self.columns {
             return sent_columns(table, columns).map(Some);
         }
@@ -192,12 +187,13 @@ impl OptionChanges {
                 .key
                 .as_ref()
                 .is_some_and(|key| key.columns.contains(&column.name));
-            anyhow::ensure!(
-                !is_of_key,
-                "{} is of the key of {}, which is always sent",
-                column.name,
-                table.display_name()
-            );
+            if is_of_key {
+                return Err(TriggerError::new(format!(
+                    "{} is of the key of {}, which is always sent",
+                    column.name,
+                    table.display_name()
+                )));
+            }
             left_out.push(&column.name);
         }
         let sent = table.columns.iter().map(|column| &column.name);
@@ -252,25 +248,21 @@ impl OptionChanges {
         kept: TriggerOptions,
         is_special: bool,
         table: &CatalogTable,
-    ) -> anyhow::Result<TriggerOptions> {
+    ) -> Result<TriggerOptions, TriggerError> {
         if is_special {
-            return Err(with_hint(
-                anyhow::anyhow!(
-                    "--columns, --exclude-columns, --where, --bulk, --no-data, --on-change and \
-                    --no-guard need a function of the table's own"
-                ),
-                "leave --generic out, and give --defaults where it is installed",
-            ));
+            return Err(TriggerError::new(
+                "--columns, --exclude-columns, --where, --bulk, --no-data, --on-change and \
+                    --no-guard need a function of the table's own",
+            )
+            .with_hint("leave --generic out, and give --defaults where it is installed"));
         }
         if !takes_generic(table) {
-            return Err(with_hint(
-                anyhow::anyhow!(
-                    "the generic function needs a key of one column called id that is no array, \
+            return Err(TriggerError::new(format!(
+                "the generic function needs a key of one column called id that is no array, \
                     which {} has not",
-                    table.display_name()
-                ),
-                "leave --generic out: a function of the table's own takes any key",
-            ));
+                table.display_name()
+            ))
+            .with_hint("leave --generic out: a function of the table's own takes any key"));
         }
         Ok(TriggerOptions {
             channel: self.channel.clone().unwrap_or(kept.channel),
@@ -302,7 +294,7 @@ fn existing(table: &CatalogTable, columns: &[String]) -> Vec<String> {
 ///
 /// # Errors
 /// If the table has no column of a name.
-fn sent_columns(table: &CatalogTable, names: &[String]) -> anyhow::Result<Vec<String>> {
+fn sent_columns(table: &CatalogTable, names: &[String]) -> Result<Vec<String>, TriggerError> {
     // A payload without the key could not be applied to any row.
     let mut sent: Vec<&str> = table
         .key
@@ -323,17 +315,14 @@ fn sent_columns(table: &CatalogTable, names: &[String]) -> anyhow::Result<Vec<St
 }
 
 /// Returns the error for a column that the table does not have; the hint lists those that it has.
-fn no_such_column(table: &CatalogTable, name: &str) -> anyhow::Error {
+fn no_such_column(table: &CatalogTable, name: &str) -> TriggerError {
     let has: Vec<&str> = table
         .columns
         .iter()
         .map(|column| column.name.as_str())
         .collect();
-    with_hint(
-        anyhow::anyhow!("{} has no column {name}", table.display_name()),
-        format!(
-            "its columns are {}; name others with --columns, or send all with --defaults",
-            has.join(", ")
-        ),
-    )
+    TriggerError::new(format!("{} has no column {name}", table.display_name())).with_hint(format!(
+        "its columns are {}; name others with --columns, or send all with --defaults",
+        has.join(", ")
+    ))
 }

@@ -2,8 +2,8 @@
 //! that [`Expected`] would generate today.
 
 use super::sql::Expected;
-use crate::tables::catalog::CatalogTable;
-use postgres_index_cache_core::tooling::postgres::triggers::{Announced, announced};
+use crate::postgres::catalog::CatalogTable;
+use crate::postgres::triggers::{Announced, announced};
 use std::ops::Deref;
 
 /// The origin of an installed trigger function.

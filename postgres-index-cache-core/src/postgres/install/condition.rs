@@ -7,14 +7,13 @@
 //! it has understood it. All is rolled back.
 
 use super::AskedTable;
-use crate::failure::with_hint;
-use crate::tables::catalog::{Catalog, CatalogAccess, CatalogTable};
-use crate::triggers::observe::observe;
-use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::tooling::postgres::triggers::{
+use crate::postgres::catalog::{Catalog, CatalogAccess, CatalogTable};
+use crate::postgres::install::error::{Attempt as _, TriggerError};
+use crate::postgres::install::observe::observe;
+use crate::postgres::triggers::{
     PINNED, Problem, ROW_NAME, Remedy, RowCondition, Severity, is_contained, qualified,
 };
-use postgres_index_cache_core::tooling::postgres::{Traced, quote_identifier, quote_literal};
+use crate::postgres::{Traced, quote_identifier, quote_literal};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
@@ -86,7 +85,7 @@ pub async fn check_all(
     client: &mut Client,
     tables: &[CatalogTable],
     asked: &mut [AskedTable],
-) -> anyhow::Result<()> {
+) -> Result<(), TriggerError> {
     for (table, AskedTable { changes, .. }) in tables.iter().zip(asked) {
         let checked = match &changes.condition {
             Some(AskedCondition::Written(text)) => {
@@ -109,7 +108,7 @@ pub async fn check_all(
                         "the condition {sql} is as it was installed, and the table is another one \
                         since: give another with --where, or --where true for all rows"
                     );
-                    with_hint(error, hint)
+                    TriggerError::of(error).with_hint(hint)
                 })?
             }
             _ => continue,
@@ -194,7 +193,7 @@ async fn check(
     text: &str,
     given: &str,
     settings: Settings,
-) -> anyhow::Result<Option<RowCondition>> {
+) -> Result<Option<RowCondition>, TriggerError> {
     let mut catalog = Catalog::begin(client, CatalogAccess::ReadWrite)
         .await
         .context("begin a transaction")?;
@@ -212,7 +211,7 @@ async fn check_on_copy(
     text: &str,
     given: &str,
     settings: Settings,
-) -> anyhow::Result<Option<RowCondition>> {
+) -> Result<Option<RowCondition>, TriggerError> {
     let checking = || {
         let shown: String = given.chars().take(LONGEST_SHOWN).collect();
         format!("check the condition {shown:?} for {}", table.display_name())
@@ -231,11 +230,10 @@ async fn check_on_copy(
     attempt
         .batch_execute(&copy)
         .await
-        .map_err(anyhow::Error::from)
         .map_err(|error| {
             let hint = "the check makes a temporary table: it takes TEMPORARY on the database and \
                 SELECT on the table";
-            with_hint(error, hint)
+            TriggerError::of(error).with_hint(hint)
         })
         .with_context(checking)?;
     if settings == Settings::Pinned {
@@ -260,11 +258,15 @@ async fn check_on_copy(
     let columns: Vec<String> = row.get("columns");
     let is_virtual = |name: &String| table.column(name).is_some_and(|column| column.is_virtual);
     if let Some(column) = columns.iter().find(|name| is_virtual(name)) {
-        let error = anyhow!("{column} is computed when it is read, and triggers see NULL in it");
+        let error = TriggerError::new(format!(
+            "{column} is computed when it is read, and triggers see NULL in it"
+        ));
         return Err(error).with_context(checking);
     }
     if !is_contained(&sql) {
-        let error = anyhow!("PostgreSQL writes it as {sql}, which cannot be put into a query");
+        let error = TriggerError::new(format!(
+            "PostgreSQL writes it as {sql}, which cannot be put into a query"
+        ));
         return Err(error).with_context(checking);
     }
     let (of_row, follows_path) = match qualified(&sql, table) {
@@ -308,7 +310,7 @@ async fn of_row(
     table: &CatalogTable,
     copy: &str,
     sql: &str,
-) -> anyhow::Result<String> {
+) -> Result<String, TriggerError> {
     // A column of the second table that is called like one of the first could mean either.
     let mut other = "pgic_other".to_string();
     while table.columns.iter().any(|column| column.name == other) {
@@ -331,16 +333,19 @@ async fn of_row(
         let row = attempt.query_typed_one(&text, &[]).await?;
         texts.push(row.get::<_, String>(0));
     }
-    let (start, rest) = texts[1]
-        .split_once("true")
-        .context("a view is written in an unknown way")?;
+    let (start, rest) = texts[1].split_once("true").ok_or_else(unknown_view)?;
     // PostgreSQL begins a new line before CASE.
     let of_row = texts[0]
         .strip_prefix(start.trim_end())
         .and_then(|text| text.strip_suffix(rest))
         .map(|text| text.trim_start().to_string())
-        .context("a view is written in an unknown way")?;
+        .ok_or_else(unknown_view)?;
     Ok(of_row)
+}
+
+/// Returns the error for a view whose text is not as PostgreSQL writes views.
+fn unknown_view() -> TriggerError {
+    TriggerError::new("a view is written in an unknown way")
 }
 
 /// Runs a condition as the trigger will, for a row without values.
@@ -348,7 +353,7 @@ async fn try_of_row(
     attempt: &Traced<Transaction<'_>>,
     copy: &str,
     of_row: &str,
-) -> anyhow::Result<()> {
+) -> Result<(), TriggerError> {
     let mut quote = "$pgic$".to_string();
     while of_row.contains(&quote) {
         quote.insert(1, 'x');
@@ -364,7 +369,7 @@ async fn try_of_row(
 const LONGEST_SHOWN: usize = 200;
 
 /// Returns the error for a text that PostgreSQL refused, with what a condition may be.
-fn refused(error: tokio_postgres::Error) -> anyhow::Error {
+fn refused(error: tokio_postgres::Error) -> TriggerError {
     let hint = match error.code() {
         Some(&SqlState::INVALID_OBJECT_DEFINITION) => {
             "the condition may call immutable functions alone: the same row must fulfil it today \
@@ -380,5 +385,5 @@ fn refused(error: tokio_postgres::Error) -> anyhow::Error {
         }
         _ => "a condition is SQL on the columns of one row, such as deleted_at IS NULL",
     };
-    with_hint(error, hint)
+    TriggerError::of(error).with_hint(hint)
 }

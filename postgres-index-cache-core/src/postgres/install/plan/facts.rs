@@ -1,10 +1,10 @@
 //! [`FunctionFacts`]: what the catalogue says of the functions that plans are about, read for all
 //! tables at once.
 
-use crate::tables::catalog::{Catalog, CatalogTable, Function, find_functions};
-use crate::triggers::sql;
-use anyhow::Context as _;
-use postgres_index_cache_core::tooling::postgres::triggers::is_ours;
+use crate::postgres::catalog::{Catalog, CatalogTable, Function, find_functions};
+use crate::postgres::install::error::{Attempt as _, TriggerError};
+use crate::postgres::install::sql;
+use crate::postgres::triggers::is_ours;
 use std::collections::{HashMap, HashSet};
 use tokio_postgres::types::{ToSql, Type};
 
@@ -25,7 +25,10 @@ impl FunctionFacts {
     ///
     /// # Errors
     /// If the server refuses a query.
-    pub async fn read(catalog: &Catalog<'_>, tables: &[CatalogTable]) -> anyhow::Result<Self> {
+    pub async fn read(
+        catalog: &Catalog<'_>,
+        tables: &[CatalogTable],
+    ) -> Result<Self, TriggerError> {
         let wanted: Vec<(u32, String)> = tables
             .iter()
             .flat_map(|table| {
@@ -88,7 +91,7 @@ impl FunctionFacts {
     }
 }
 
-async fn role(catalog: &Catalog<'_>) -> anyhow::Result<String> {
+async fn role(catalog: &Catalog<'_>) -> Result<String, TriggerError> {
     let role = catalog.query_typed_one("SELECT current_user::pg_catalog.text", &[]);
     Ok(role.await.context("ask for the role")?.get(0))
 }
@@ -97,7 +100,7 @@ async fn role(catalog: &Catalog<'_>) -> anyhow::Result<String> {
 async fn callers(
     catalog: &Catalog<'_>,
     functions: &[u32],
-) -> anyhow::Result<HashMap<u32, Vec<u32>>> {
+) -> Result<HashMap<u32, Vec<u32>>, TriggerError> {
     const CALLERS: &str = "SELECT tgfoid, pg_catalog.array_agg(tgrelid) FROM pg_catalog.pg_trigger
         WHERE tgfoid = ANY ($1::pg_catalog.oid[]) AND NOT tgisinternal AND tgparentid = 0
         GROUP BY tgfoid";

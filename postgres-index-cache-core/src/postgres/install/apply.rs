@@ -3,10 +3,9 @@
 
 use super::AskedTable;
 use super::plan::{FunctionFacts, PlanKind, StepKind, TablePlan, plan_all};
-use crate::failure::with_hint;
-use crate::tables::catalog::{self, Catalog, CatalogAccess, CatalogTable};
-use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::tooling::postgres::sqlstate;
+use crate::postgres::catalog::{self, Catalog, CatalogAccess, CatalogTable};
+use crate::postgres::install::error::{Attempt as _, TriggerError};
+use crate::postgres::sqlstate;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
@@ -40,7 +39,7 @@ enum Tried {
     /// The plans were applied.
     Done(Vec<TablePlan>),
     /// Another session holds a lock that is needed, so nothing was done.
-    Busy(anyhow::Error),
+    Busy(TriggerError),
 }
 
 /// Plans for all tables and, unless `dry_run`, applies the plans in one transaction. `asked` has
@@ -58,7 +57,7 @@ pub async fn run(
     asked: &[AskedTable],
     patience: Duration,
     dry_run: bool,
-) -> anyhow::Result<Vec<TablePlan>> {
+) -> Result<Vec<TablePlan>, TriggerError> {
     let give_up = Instant::now() + patience;
     let mut try_for = FIRST_TRY;
     loop {
@@ -78,7 +77,7 @@ pub async fn run(
                 "{holder}, for longer than {patience:?}; nothing was changed: try again, or give \
                 --lock-timeout more"
             );
-            return Err(with_hint(busy, hint));
+            return Err(busy.with_hint(hint));
         }
         tokio::time::sleep(PAUSE).await;
         try_for = (2 * try_for).min(LONGEST_TRY);
@@ -135,8 +134,8 @@ async fn try_once(
     asked: &[AskedTable],
     ends: Instant,
     dry_run: bool,
-) -> anyhow::Result<Tried> {
-    let version = catalog::version_number(&catalog).await?;
+) -> Result<Tried, TriggerError> {
+    let version = catalog.version_number().await?;
     let facts = FunctionFacts::read(&catalog, tables).await?;
     let plans = plan_all(&facts, kind, tables, asked, version)?;
     if dry_run || plans.iter().all(|plan| plan.steps.is_empty()) {
@@ -158,13 +157,11 @@ async fn try_once(
         let facts = FunctionFacts::read(&catalog, &tables).await?;
         let after = plan_all(&facts, kind, &tables, asked, version)?;
         if let Some(step) = after.iter().find_map(|plan| plan.steps.first()) {
-            return Err(with_hint(
-                anyhow!(
-                    "the triggers were changed while they were being installed (still missing: {})",
-                    step.what
-                ),
-                "nothing was changed; somebody else works on these tables: try again",
-            ));
+            return Err(TriggerError::new(format!(
+                "the triggers were changed while they were being installed (still missing: {})",
+                step.what
+            ))
+            .with_hint("nothing was changed; somebody else works on these tables: try again"));
         }
         Ok(plans)
     };
@@ -186,7 +183,7 @@ async fn try_once(
 async fn current(
     catalog: &Catalog<'_>,
     tables: &[CatalogTable],
-) -> anyhow::Result<Vec<CatalogTable>> {
+) -> Result<Vec<CatalogTable>, TriggerError> {
     if !catalog::are_as_described(catalog, tables).await? {
         let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
         return Ok(catalog::describe(catalog, &oids).await?);
@@ -199,12 +196,9 @@ async fn current(
 
 /// Tells whether `error` means that another session holds something that is needed: a lock was not
 /// had in time (55P03, 57014), or two sessions waited for each other (40P01).
-fn is_busy(error: &anyhow::Error) -> bool {
-    error.is::<SharedFunctionIsLocked>()
-        || matches!(
-            sqlstate::of(error.as_ref()),
-            Some("55P03" | "57014" | "40P01")
-        )
+fn is_busy(error: &TriggerError) -> bool {
+    error.has::<SharedFunctionIsLocked>()
+        || matches!(sqlstate::of(error), Some("55P03" | "57014" | "40P01"))
 }
 
 /// Another installer works on the generic function of the named schema.
@@ -227,7 +221,7 @@ async fn lock_tables(
     kind: PlanKind,
     plans: &[TablePlan],
     ends: Instant,
-) -> anyhow::Result<()> {
+) -> Result<(), TriggerError> {
     catalog
         .batch_execute("SET LOCAL client_min_messages = warning")
         .await
@@ -299,7 +293,10 @@ fn lock_of(plan: &TablePlan, kind: PlanKind) -> &'static str {
 /// The tables of a schema share that function, so locks on different tables do not keep two
 /// installers from creating it at once. One of them would fail with "duplicate key value violates
 /// unique constraint".
-async fn lock_shared_functions(catalog: &Catalog<'_>, plans: &[TablePlan]) -> anyhow::Result<()> {
+async fn lock_shared_functions(
+    catalog: &Catalog<'_>,
+    plans: &[TablePlan],
+) -> Result<(), TriggerError> {
     const TRY_LOCK: &str = "SELECT pg_catalog.pg_try_advisory_xact_lock($1, n.oid::pg_catalog.int4)
             FROM pg_catalog.pg_namespace n WHERE n.nspname = $2";
     let mut schemas: Vec<&String> = with_steps(plans)
@@ -318,14 +315,14 @@ async fn lock_shared_functions(catalog: &Catalog<'_>, plans: &[TablePlan]) -> an
             .with_context(|| format!("look for other installers in the schema {schema}"))?;
         // The table locks are held by now: try, and do not wait.
         if row.is_some_and(|row| !row.get::<_, bool>(0)) {
-            return Err(SharedFunctionIsLocked(schema.clone()).into());
+            return Err(TriggerError::of(SharedFunctionIsLocked(schema.clone())));
         }
     }
     Ok(())
 }
 
 /// Runs the statements of all plans.
-async fn apply_steps(catalog: &Catalog<'_>, plans: &[TablePlan]) -> anyhow::Result<()> {
+async fn apply_steps(catalog: &Catalog<'_>, plans: &[TablePlan]) -> Result<(), TriggerError> {
     // PostgreSQL refuses to drop a function that a trigger still calls. Several tables may call one
     // function, so all functions are dropped after the triggers of all tables.
     let mut ordered = Vec::new();

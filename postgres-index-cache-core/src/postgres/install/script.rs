@@ -6,9 +6,9 @@ use super::sql::{
     Expected, ExpectedTrigger, ask_for_reload, bulk_triggers, row_trigger_name,
     truncate_trigger_name,
 };
-use crate::tables::catalog::{CatalogTable, RelationKind, Trigger};
-use postgres_index_cache_core::tooling::postgres::triggers::is_ours;
-use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
+use crate::postgres::catalog::{CatalogTable, RelationKind, Trigger};
+use crate::postgres::triggers::is_ours;
+use crate::postgres::{quote_identifier, quote_literal};
 use std::fmt::Write as _;
 use std::time::Duration;
 

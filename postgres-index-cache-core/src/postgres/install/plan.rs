@@ -14,12 +14,10 @@ pub use steps::{Step, StepKind};
 use super::observe::observe;
 use super::sql::{self, Expected};
 use super::{AskedTable, OptionChanges, TriggerOptions, script};
-use crate::tables::catalog::{CatalogTable, Function, RelationKind, Trigger};
-use anyhow::Context as _;
-use postgres_index_cache_core::tooling::postgres::quote_identifier;
-use postgres_index_cache_core::tooling::postgres::triggers::{
-    announces, is_for, is_ours, read_comment,
-};
+use crate::postgres::catalog::{CatalogTable, Function, RelationKind, Trigger};
+use crate::postgres::install::error::{Attempt as _, TriggerError};
+use crate::postgres::quote_identifier;
+use crate::postgres::triggers::{announces, is_for, is_ours, read_comment};
 use refusals::{
     check_function, check_options, check_owner, check_trigger, installable_key, installing,
     sql_function_name, stale_triggers,
@@ -114,8 +112,8 @@ pub fn install(
     table: &CatalogTable,
     asked: &OptionChanges,
     version: i32,
-) -> anyhow::Result<TablePlan> {
-    let key = installable_key(table).map_err(|refusal| refusal.while_installing(table))?;
+) -> Result<TablePlan, TriggerError> {
+    let key = installable_key(table).with_context(|| installing(table))?;
     let own = facts.function(table, &sql::function_name(&table.name));
     let installed = installed_options(table, own);
     let options = asked
@@ -141,8 +139,7 @@ pub fn install(
             .iter()
             .find(|trigger| trigger.name == wanted.name);
         if let Some(found) = found {
-            check_trigger(table, &expected, found, asked)
-                .map_err(|refusal| refusal.while_installing(table))?;
+            check_trigger(table, &expected, found, asked).with_context(|| installing(table))?;
         }
         trigger_steps(
             &mut steps,
@@ -353,7 +350,7 @@ pub fn refusal(
     table: &CatalogTable,
     asked: &AskedTable,
     version: i32,
-) -> Option<anyhow::Error> {
+) -> Option<TriggerError> {
     let (table, asked) = (slice::from_ref(table), slice::from_ref(asked));
     plan_all(facts, PlanKind::Install, table, asked, version).err()
 }
@@ -368,7 +365,7 @@ pub(super) fn plan_all(
     tables: &[CatalogTable],
     asked: &[AskedTable],
     version: i32,
-) -> anyhow::Result<Vec<TablePlan>> {
+) -> Result<Vec<TablePlan>, TriggerError> {
     let removed_from: HashSet<u32> = tables.iter().map(|table| table.oid).collect();
     let mut plans: Vec<TablePlan> = Vec::new();
     // The statements so far. Tables that share the generic function each plan its statements: the

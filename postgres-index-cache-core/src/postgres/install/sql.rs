@@ -7,19 +7,19 @@
 mod bulk;
 
 use super::TriggerOptions;
-use crate::tables::catalog::{
+use crate::postgres::catalog::{
     CatalogColumn, CatalogKey, CatalogTable, Function, Leaf, RelationKind, Trigger,
 };
-use postgres_index_cache_core::tooling::CellType;
-use postgres_index_cache_core::tooling::postgres::triggers::{
+use crate::postgres::triggers::{
     BULK_EVENTS, Comment, PINNED, ROW_EVENTS, ROW_NAME, RowCondition, TRUNCATE_EVENT, digest,
     referencing, settings, to_arguments, transition_tables, write_comment,
 };
-use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
+use crate::postgres::{quote_identifier, quote_literal};
+use crate::value::CellType;
 
-const TEMPLATE: &str = include_str!("../../sql/table_trigger.sql");
-const BULK_TEMPLATE: &str = include_str!("../../sql/bulk_trigger.sql");
-const GENERIC: &str = include_str!("../../sql/cache_notification_triggers.sql");
+const TEMPLATE: &str = include_str!("../../../sql/table_trigger.sql");
+const BULK_TEMPLATE: &str = include_str!("../../../sql/bulk_trigger.sql");
+const GENERIC: &str = include_str!("../../../sql/cache_notification_triggers.sql");
 /// The name of the generic function.
 pub const GENERIC_FUNCTION: &str = "notify_cache_change";
 /// The longest name that PostgreSQL keeps, in bytes: `NAMEDATALEN` less the zero byte at the end.

@@ -7,12 +7,10 @@ use super::{
     QuickJson, fill_places, is_null, is_of_leaf, json_string, key_columns, key_expression, key_row,
     quick_key, row,
 };
-use crate::tables::catalog::{CatalogColumn, CatalogKey, CatalogTable, RelationKind};
-use postgres_index_cache_core::tooling::CellType;
-use postgres_index_cache_core::tooling::postgres::quote_literal;
-use postgres_index_cache_core::tooling::postgres::triggers::{
-    NEW_ROWS, OLD_ROWS, ROW_NAME, TriggerOptions,
-};
+use crate::postgres::catalog::{CatalogColumn, CatalogKey, CatalogTable, RelationKind};
+use crate::postgres::quote_literal;
+use crate::postgres::triggers::{NEW_ROWS, OLD_ROWS, ROW_NAME, TriggerOptions};
+use crate::value::CellType;
 
 /// The longest payload that `pg_notify` takes, in bytes.
 const LONGEST_PAYLOAD: usize = 7_999;
@@ -29,7 +27,7 @@ const HEAD: &str = r#"{"rows":["#;
 /// does not, since `packed` is NULL before it. A row that does not fit in a payload of its own is
 /// sent without its data. The number of rows is looked at once a payload is full, so a statement of
 /// few rows does not pay for it.
-const PACK: &str = include_str!("../../../sql/pack_rows.sql");
+const PACK: &str = include_str!("../../../../sql/pack_rows.sql");
 
 /// The text that closes the block in which a failure is caught; see
 /// [`UNGUARD`](super::UNGUARD).

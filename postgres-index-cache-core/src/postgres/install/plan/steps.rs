@@ -1,12 +1,13 @@
 //! The statements of a plan: [`Step`], and the steps for functions, triggers and partitions.
 
 use super::facts::FunctionFacts;
-use super::refusals::{Refusal, sql_function_name};
-use crate::tables::catalog::{CatalogTable, Enabled, Function, Leaf, Trigger};
-use crate::triggers::sql::{Expected, ExpectedTrigger, ask_for_reload};
-use crate::triggers::{OptionChanges, TriggerOptions};
-use postgres_index_cache_core::tooling::postgres::triggers::is_ours;
-use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
+use super::refusals::{refused, sql_function_name};
+use crate::postgres::catalog::{CatalogTable, Enabled, Function, Leaf, Trigger};
+use crate::postgres::install::error::TriggerError;
+use crate::postgres::install::sql::{Expected, ExpectedTrigger, ask_for_reload};
+use crate::postgres::install::{OptionChanges, TriggerOptions};
+use crate::postgres::triggers::is_ours;
+use crate::postgres::{quote_identifier, quote_literal};
 use std::collections::HashSet;
 
 /// One statement of a plan.
@@ -143,7 +144,7 @@ pub(super) fn leaf_steps(
     firing: Firing,
     version: i32,
     asked: &OptionChanges,
-) -> anyhow::Result<()> {
+) -> Result<(), TriggerError> {
     let wanted = expected.leaf_triggers(leaf);
     for (name, events) in &wanted {
         let found = leaf.triggers.iter().find(|trigger| trigger.name == *name);
@@ -158,7 +159,7 @@ pub(super) fn leaf_steps(
                 function.name
             );
             let hint = "pgic install-triggers with --replace-trigger takes its place";
-            return Err(Refusal::new(what, hint).into_error());
+            return Err(refused(what, hint));
         }
         let wanted = ExpectedTrigger {
             name,

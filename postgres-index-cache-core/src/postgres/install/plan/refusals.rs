@@ -1,62 +1,26 @@
 //! The checks of a plan: everything that can be refused is refused before anything is changed.
 
 use super::facts::FunctionFacts;
-use crate::failure::with_hint;
-use crate::tables::catalog::{CatalogKey, CatalogTable, Function, Trigger};
-use crate::triggers::sql::Expected;
-use crate::triggers::{OptionChanges, TriggerOptions};
-use anyhow::anyhow;
-use postgres_index_cache_core::tooling::postgres::quote_identifier;
-use postgres_index_cache_core::tooling::postgres::triggers::{
-    Problem, check_bulk, check_table, is_for, is_ours, read_comment,
-};
+use crate::postgres::catalog::{CatalogKey, CatalogTable, Function, Trigger};
+use crate::postgres::install::error::{Attempt as _, TriggerError};
+use crate::postgres::install::sql::Expected;
+use crate::postgres::install::{OptionChanges, TriggerOptions};
+use crate::postgres::quote_identifier;
+use crate::postgres::triggers::{Problem, check_bulk, check_table, is_for, is_ours, read_comment};
 
-/// A reason why triggers cannot be installed, and the remedy.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}")]
-pub(super) struct Refusal {
-    what: String,
-    /// The remedy; `None` if there is none.
-    hint: Option<String>,
-}
-
-impl Refusal {
-    pub(super) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            hint: Some(hint.into()),
-        }
-    }
-
-    /// Returns the error to show, with the remedy as its hint.
-    pub(super) fn into_error(mut self) -> anyhow::Error {
-        let hint = self.hint.take();
-        hinted(self.into(), hint)
-    }
-
-    /// As [`into_error`](Self::into_error), and names the table that triggers were to be installed
-    /// on.
-    pub(super) fn while_installing(mut self, table: &CatalogTable) -> anyhow::Error {
-        let hint = self.hint.take();
-        hinted(anyhow::Error::new(self).context(installing(table)), hint)
-    }
-}
-
-impl From<Problem> for Refusal {
+impl From<Problem> for TriggerError {
     fn from(problem: Problem) -> Self {
-        Self {
-            what: problem.text,
-            hint: problem.remedy.map(|remedy| remedy.to_string()),
+        let error = Self::new(problem.text);
+        match problem.remedy {
+            Some(remedy) => error.with_hint(remedy.to_string()),
+            None => error,
         }
     }
 }
 
-/// Returns `error` with the hint, if there is one. An empty hint would be a line without advice.
-pub(super) fn hinted(error: anyhow::Error, hint: Option<String>) -> anyhow::Error {
-    match hint {
-        Some(hint) => with_hint(error, hint),
-        None => error,
-    }
+/// Returns the error for something that is refused, with its remedy.
+pub(super) fn refused(what: impl Into<String>, remedy: impl Into<String>) -> TriggerError {
+    TriggerError::new(what).with_hint(remedy)
 }
 
 /// Returns the context of an error that stops the installation on `table`.
@@ -65,20 +29,23 @@ pub(super) fn installing(table: &CatalogTable) -> String {
 }
 
 /// Returns the key of a table that can have announcing triggers.
-pub(super) fn installable_key(table: &CatalogTable) -> Result<&CatalogKey, Refusal> {
+pub(super) fn installable_key(table: &CatalogTable) -> Result<&CatalogKey, TriggerError> {
     if let Some(problem) = check_table(table) {
         return Err(problem.into());
     }
     table.key.as_ref().ok_or_else(|| {
         let what = format!("{} has no key", table.display_name());
-        Refusal::new(what, "add one")
+        refused(what, "add one")
     })
 }
 
 /// Refuses statement triggers on a table of which they would not announce every change.
-pub(super) fn check_options(table: &CatalogTable, options: &TriggerOptions) -> anyhow::Result<()> {
+pub(super) fn check_options(
+    table: &CatalogTable,
+    options: &TriggerOptions,
+) -> Result<(), TriggerError> {
     match check_bulk(table).filter(|_| options.bulk.is_some()) {
-        Some(problem) => Err(Refusal::from(problem).while_installing(table)),
+        Some(problem) => Err(TriggerError::from(problem)).with_context(|| installing(table)),
         None => Ok(()),
     }
 }
@@ -91,18 +58,18 @@ pub(super) fn check_function(
     expected: &Expected,
     function: Option<&Function>,
     asked: &OptionChanges,
-) -> anyhow::Result<()> {
+) -> Result<(), TriggerError> {
     if let Some(function) = function
         && !asked.replace_function
         && !is_for(function, table)
     {
-        return Err(foreign_function(function, table).while_installing(table));
+        return Err(foreign_function(function, table)).with_context(|| installing(table));
     }
     if asked.prints_only {
         return Ok(());
     }
     check_function_privileges(table, expected, function, facts.role())
-        .map_err(|refusal| refusal.while_installing(table))
+        .with_context(|| installing(table))
 }
 
 /// Refuses to replace a trigger of a needed name that calls somebody else's function.
@@ -111,13 +78,13 @@ pub(super) fn check_trigger(
     expected: &Expected,
     found: &Trigger,
     asked: &OptionChanges,
-) -> Result<(), Refusal> {
+) -> Result<(), TriggerError> {
     // With --replace-function the called function itself becomes ours, and the trigger with it.
     let becomes_ours = asked.replace_function && expected.is_called_by(found);
     if is_ours(&found.function) || becomes_ours || asked.replace_trigger {
         return Ok(());
     }
-    Err(Refusal::new(
+    Err(refused(
         format!(
             "a trigger called {} exists and calls {}.{}(), which pgic did not make",
             found.name, found.function.schema, found.function.name
@@ -144,10 +111,10 @@ pub(super) fn stale_triggers<'a>(table: &'a CatalogTable, expected: &Expected) -
 }
 
 /// Returns the refusal for a function that has the needed name and was not made for `table`.
-pub(super) fn foreign_function(function: &Function, table: &CatalogTable) -> Refusal {
+pub(super) fn foreign_function(function: &Function, table: &CatalogTable) -> TriggerError {
     let name = sql_function_name(function);
     match read_comment(function.comment.as_deref()) {
-        Some(comment) if function.is_trusted => Refusal::new(
+        Some(comment) if function.is_trusted => refused(
             format!(
                 "the function {name} exists and was made for {}.{}",
                 comment.schema, comment.table
@@ -156,7 +123,7 @@ pub(super) fn foreign_function(function: &Function, table: &CatalogTable) -> Ref
         ),
         // Our comment alone proves nothing: anyone with CREATE on the schema can plant a function
         // of this name with a comment like ours, and CREATE OR REPLACE would keep its owner.
-        Some(_) => Refusal::new(
+        Some(_) => refused(
             format!(
                 "the function {name} exists and belongs to {}, who is neither the owner of the \
                 table ({}) nor a member of it",
@@ -165,7 +132,7 @@ pub(super) fn foreign_function(function: &Function, table: &CatalogTable) -> Ref
             "if it can be trusted, give it to the table's owner: ALTER FUNCTION … OWNER TO …; else \
             drop it",
         ),
-        None => Refusal::new(
+        None => refused(
             format!("the function {name} exists and is not one that pgic made for this table"),
             "rename or drop it first, or have it replaced with --replace-function",
         ),
@@ -179,9 +146,9 @@ pub(super) fn check_function_privileges(
     expected: &Expected,
     found: Option<&Function>,
     role: &str,
-) -> Result<(), Refusal> {
+) -> Result<(), TriggerError> {
     match found {
-        None if !table.can_create => Err(Refusal::new(
+        None if !table.can_create => Err(refused(
             format!(
                 "the role {role} may not create a function in the schema {}",
                 table.schema
@@ -193,7 +160,7 @@ pub(super) fn check_function_privileges(
                 quote_identifier(role)
             ),
         )),
-        Some(found) if !expected.is(found) && !found.is_owned => Err(Refusal::new(
+        Some(found) if !expected.is(found) && !found.is_owned => Err(refused(
             format!(
                 "the function {} belongs to {}, who alone can replace it",
                 expected.sql_function(),
@@ -211,22 +178,20 @@ pub(super) fn check_function_privileges(
 
 /// Refuses a role that cannot act as the table's owner, who alone can replace and drop triggers.
 /// Otherwise the server would refuse only after some statements.
-pub(super) fn check_owner(table: &CatalogTable) -> anyhow::Result<()> {
+pub(super) fn check_owner(table: &CatalogTable) -> Result<(), TriggerError> {
     if table.is_owned {
         return Ok(());
     }
     let name = table.display_name();
-    Err(with_hint(
-        anyhow!(
-            "{name} belongs to {}, and this role is no member of that: its triggers cannot be \
+    Err(TriggerError::new(format!(
+        "{name} belongs to {}, and this role is no member of that: its triggers cannot be \
             changed",
-            table.owner
-        ),
-        format!(
-            "run it as {}, or as a role that is a member of it",
-            table.owner
-        ),
+        table.owner
     ))
+    .with_hint(format!(
+        "run it as {}, or as a role that is a member of it",
+        table.owner
+    )))
 }
 
 /// Returns the name of a function as SQL takes it: `"app"."notify_cache_change"()`.
@@ -241,8 +206,7 @@ pub(super) fn sql_function_name(function: &Function) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::lines;
-    use postgres_index_cache_core::tooling::postgres::triggers::{Remedy, Severity};
+    use crate::postgres::triggers::{Remedy, Severity};
 
     // A problem without a remedy had an empty line "hint: " behind it.
     #[test]
@@ -253,13 +217,12 @@ mod tests {
             text: "users is a view".to_string(),
             remedy,
         };
-        let refusal = Refusal::from(problem(None));
-        assert_eq!(lines(&refusal.into_error()), ["error: users is a view"]);
+        let refusal = TriggerError::from(problem(None));
+        assert_eq!(refusal.to_string(), "users is a view");
+        assert_eq!(refusal.hint(), None);
         let remedy = Remedy::Advice("name the tables under it".to_string());
-        let refusal = Refusal::from(problem(Some(remedy)));
-        assert_eq!(
-            lines(&refusal.into_error()),
-            ["error: users is a view", "hint: name the tables under it"]
-        );
+        let refusal = TriggerError::from(problem(Some(remedy)));
+        assert_eq!(refusal.to_string(), "users is a view");
+        assert_eq!(refusal.hint(), Some("name the tables under it"));
     }
 }

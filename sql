@@ -1,0 +1,1 @@
+postgres-index-cache-core/sql
