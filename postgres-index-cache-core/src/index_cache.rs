@@ -22,10 +22,12 @@
 mod fields;
 mod indexes;
 mod named;
+mod staged;
 
 pub use self::fields::{HashIndex, IndexField, OrderedField, OrderedIndex, OrderedRows, Rows};
 pub use self::indexes::Indexes;
 pub use self::named::NamedIndexes;
+pub use self::staged::{Staged, StagedView};
 
 use self::indexes::{IndexSize, StoredRows};
 use crate::index::{Hits, HitsIter, MAX_SLOTS, SegVec, SlotTable, Slots};
@@ -263,7 +265,6 @@ impl<T: CacheModel> IdxModelCache<T> {
 
     /// Takes the row out of each slot that is in use, and calls `take` with the row and its key. The
     /// cache must be cleared then.
-    #[cfg(feature = "postgres")]
     pub(crate) fn take_rows(&mut self, mut take: impl FnMut(&T::Key, T)) {
         for slot in self.slots.iter() {
             let row = self.stored.rows.get_mut(slot).and_then(Option::take);

@@ -133,6 +133,7 @@
 //! | caches that are kept in step | [`Replica`], [`ReplicaBuilder`], [`ReplicaTable`] |
 //! | the rows of one | [`ReadGuard`] |
 //! | to read what another node wrote | [`TransactionToken`], [`Replica::wait_for`] |
+//! | what a transaction of yours has written, before it commits | [`Staged`], [`Replica::settle`] |
 //! | its changes, with the rows before and after | [`Replica::changes`], [`Change`] |
 //! | triggers installed and checked from code | [`triggers`] |
 //! | its status, events and figures | [`ReplicaStatus`], [`Events`], [`Stats`] |
@@ -203,7 +204,7 @@ mod value;
 
 pub use index_cache::{
     CacheError, HashIndex, IdxModelCache, IndexField, Indexes, NamedIndexes, OrderedField,
-    OrderedIndex, OrderedRows, PrimaryKeys, Rows,
+    OrderedIndex, OrderedRows, PrimaryKeys, Rows, Staged, StagedView,
 };
 pub use listener::{
     CacheNotificationHandler, CacheNotificationListener, DEFAULT_CACHE_CHANNEL, IndexCacheHandler,

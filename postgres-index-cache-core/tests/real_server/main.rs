@@ -14,6 +14,7 @@ mod forged;
 mod health;
 mod listening;
 mod replica;
+mod staged;
 mod transactions;
 mod triggers;
 mod typed;

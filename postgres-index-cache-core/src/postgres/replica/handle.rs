@@ -1,6 +1,6 @@
 //! [`Replica`], [`ReplicaTable`] and [`ReadGuard`]: what an application holds in its hands.
 
-use crate::index_cache::IdxModelCache;
+use crate::index_cache::{IdxModelCache, Staged};
 use crate::model::CacheModel;
 use crate::notification::Key;
 use crate::postgres::apply::models::{Model, ModelCache};
@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -321,6 +322,80 @@ impl Replica {
     ) -> Result<(), Arc<ReplicaError>> {
         self.check_own(table)?;
         self.ask_for(transaction, Some(table.at), true).await?;
+        Ok(())
+    }
+
+    /// Takes over what a transaction has written in a table, once the transaction is committed:
+    /// [`Staged::over`] shows the transaction's rows until the cache has them, and the cache's from
+    /// then on. Does not wait for that.
+    ///
+    /// The rows are the transaction's, or those that others have committed since. They are the former
+    /// for as long as nobody knows that the cache has them: some milliseconds, and some microseconds
+    /// after the cache itself has a later row. After a [`fence`](Self::fence) or a
+    /// [`wait_for`](Self::wait_for) they are what those promise. While the table is stale they stay
+    /// the transaction's.
+    ///
+    /// Whether a commit was carried out may be unknown, because the connection was lost: call this
+    /// then too. If the transaction was rolled back, the cache alone is shown as soon as that is
+    /// known.
+    ///
+    /// ```no_run
+    /// use postgres_index_cache_core::{CacheModel, Replica, ReplicaTable, Staged, TransactionToken};
+    /// use postgres_index_cache_core::{tokio_postgres, uuid::Uuid};
+    /// # type Error = Box<dyn std::error::Error>;
+    /// # #[derive(Clone, serde::Deserialize, CacheModel)]
+    /// # struct User { #[cache(key)] id: Uuid, #[cache(index)] team: i64 }
+    ///
+    /// async fn move_to_team(
+    ///     client: &mut tokio_postgres::Client,
+    ///     replica: &Replica,
+    ///     users: &ReplicaTable<User>,
+    ///     user: User,
+    /// ) -> Result<usize, Error> {
+    ///     let mut written = Staged::new();
+    ///     let transaction = client.transaction().await?;
+    ///     let sql = "UPDATE users SET team = $2 WHERE id = …";
+    ///     transaction.execute(sql, &[&user.team]).await?;
+    ///     written.put(user.clone());
+    ///     let token: String = transaction.query_one(TransactionToken::QUERY, &[]).await?.get(0);
+    ///     // An error up to here rolls back, and what was written is forgotten.
+    ///     transaction.commit().await?;
+    ///     replica.settle(users, &mut written, token.parse()?).await?;
+    ///
+    ///     let rows = replica.read(users);
+    ///     let team = written.over(&rows).find(|cache| cache.by_team(user.team)).count();
+    ///     Ok(team) // the user is counted, wherever the notification is
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// If the replica has ended, or the table is of another one. The rows stay the transaction's
+    /// then.
+    pub async fn settle<T: CacheModel>(
+        &self,
+        table: &ReplicaTable<T>,
+        written: &mut Staged<T>,
+        transaction: TransactionToken,
+    ) -> Result<(), Arc<ReplicaError>> {
+        self.check_own(table)?;
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Transaction {
+            transaction,
+            table: Some(table.at),
+            waits: true,
+            answer,
+        };
+        self.send(command).await?;
+        let answered = Mutex::new(answered);
+        let is_settled = AtomicBool::new(false);
+        written.settle_when(move || {
+            // The task answers after it has let go of the cache, and whoever asks here has the
+            // cache locked: so the rows are there.
+            if !is_settled.load(Ordering::Acquire) && answered.lock().try_recv().is_ok() {
+                is_settled.store(true, Ordering::Release);
+            }
+            is_settled.load(Ordering::Acquire)
+        });
         Ok(())
     }
 
