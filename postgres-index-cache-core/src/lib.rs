@@ -134,6 +134,7 @@
 //! | the rows of one | [`ReadGuard`] |
 //! | to read what another node wrote | [`TransactionToken`], [`Replica::wait_for`] |
 //! | what a transaction of yours has written, before it commits | [`Staged`], [`Replica::settle`] |
+//! | whole objects beside a table, bounded, never stale | [`Objects`], [`Replica::objects`] |
 //! | its changes, with the rows before and after | [`Replica::changes`], [`Change`] |
 //! | triggers installed and checked from code | [`triggers`] |
 //! | its status, events and figures | [`ReplicaStatus`], [`Events`], [`Stats`] |
@@ -218,7 +219,7 @@ pub use notification::{Action, CacheNotification, Key, ParseError};
 pub use postgres::{
     Change, Changes, ComparisonReport, ConnectError, Connector, DifferingColumn, DriverError,
     Events, Finding, FindingKind, FollowError, Health, ListenError, Messages, MissedChanges, Model,
-    OnMisfit, ReadGuard, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent,
+    ObjectStats, Objects, OnMisfit, ReadGuard, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent,
     ReplicaStatus, ReplicaTable, RowChangeKind, Session, SessionPurpose, Stats, TableHealth,
     Verification,
 };

@@ -60,7 +60,7 @@ pub use replica::supervisor::{
     Unfollowed,
 };
 pub use replica::{
-    Changes, Events, Health, MissedChanges, ReadGuard, Replica,
+    Changes, Events, Health, MissedChanges, ObjectStats, Objects, ReadGuard, Replica,
     ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus, ReplicaTable, Stats, TableHealth,
 };
 pub use schema::eligibility::{

@@ -18,3 +18,4 @@ pub(super) mod sink;
 pub(super) mod sink_writer;
 pub(super) mod watch;
 pub(super) mod writer;
+pub(super) mod written;

@@ -20,6 +20,7 @@ mod health;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod model_needs;
+mod objects;
 mod status;
 pub(super) mod supervisor;
 mod task;
@@ -31,4 +32,5 @@ pub use error::ReplicaError;
 pub use events::{Events, ReplicaEvent};
 pub use handle::{ReadGuard, Replica, ReplicaTable};
 pub use health::{Health, TableHealth};
+pub use objects::{ObjectStats, Objects};
 pub use status::{ReplicaStatus, Stats};

@@ -13,6 +13,7 @@ mod faults;
 mod forged;
 mod health;
 mod listening;
+mod objects;
 mod replica;
 mod staged;
 mod transactions;

@@ -19,6 +19,7 @@ use self::key_codec::KeyCodec;
 use super::finding::{ComparisonReport, Finding, FindingKind};
 use super::sink::{CacheSink, RowChangeKind, RowEvent, WriteMode};
 use super::watch::{Told, Watch};
+use super::written::{WriteListener, WriteListeners};
 use crate::digest::{Digest, RowDigester, digest_of_key};
 use crate::index::SegVec;
 use crate::index_cache::IdxModelCache;
@@ -28,7 +29,7 @@ use crate::table_cache::{KeyBuf, SeenRows, StoreError, TableShape, Touched, Upse
 use crate::value::CellType;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::broadcast;
 
 /// The traits of a type whose values can be the rows of a replica's cache. The key is read from its
@@ -76,6 +77,8 @@ pub(in crate::postgres) struct ModelCache<T: CacheModel> {
     on_misfit: OnMisfit,
     /// The way to those who follow the changes, once somebody does.
     watch: OnceLock<Watch<T>>,
+    /// Who is told of each write, once somebody is.
+    write_listeners: OnceLock<WriteListeners<T::Key>>,
 }
 
 /// A row that is kept out.
@@ -108,6 +111,7 @@ impl<T: Model> ModelCache<T> {
             loads: 0,
             on_misfit,
             watch: OnceLock::new(),
+            write_listeners: OnceLock::new(),
         }
     }
 
@@ -174,6 +178,7 @@ impl<T: Model> ModelCache<T> {
     /// Removes the row with this key of the model, and takes in the row that is kept out because of
     /// it. `cells` are those of the row that goes.
     fn remove_row(&mut self, key: &T::Key, cells: &KeyBuf, mut events: Option<&mut Vec<RowEvent>>) {
+        self.tell_written(key);
         if let Ok(Some(old)) = self.changing(|rows| rows.remove(key)) {
             self.record(cells, RowChangeKind::Removed, events.as_deref_mut());
             self.tell(key, Some(old), None);
@@ -296,6 +301,13 @@ impl<T: Model> ModelCache<T> {
         Ok(Upserted::Unchanged)
     }
 
+    /// Tells that a row is written, which may be the same as before.
+    fn tell_written(&self, key: &T::Key) {
+        if let Some(listeners) = self.write_listeners.get() {
+            listeners.written(key);
+        }
+    }
+
     /// Tells those who follow the changes of one, from `old` to the row in `slot`.
     fn tell(&self, key: &T::Key, old: Option<T>, slot: Option<u32>) {
         if let Some(watch) = self.watch.get().filter(|watch| watch.is_followed()) {
@@ -319,6 +331,13 @@ impl<T: CacheModel> ModelCache<T> {
         T: Clone,
     {
         self.watch.get_or_init(Watch::new).follow()
+    }
+
+    /// Tells `listener` of each key that is written from now on.
+    pub(in crate::postgres) fn listen_to_writes(&self, listener: Weak<dyn WriteListener<T::Key>>) {
+        self.write_listeners
+            .get_or_init(WriteListeners::default)
+            .add(listener);
     }
 
     /// Returns whether the cache was emptied by a failure of the model's code, and is not read again
@@ -415,6 +434,10 @@ impl<T: Model> CacheSink for ModelCache<T> {
         let Some(model) = row.row.take() else {
             return Ok(Upserted::Unchanged);
         };
+        // While a snapshot is put in, the table is not current: whoever is told knows that anyway.
+        if matches!(mode, WriteMode::Upsert) {
+            self.tell_written(&row.key);
+        }
         let cells = self.cells_of_row(row);
         let mut before = match guarded(|| self.rows.digest(&row.key)) {
             Ok(before) => before.map(|(slot, _)| slot),
@@ -563,6 +586,9 @@ impl<T: Model> CacheSink for ModelCache<T> {
     }
 
     fn clear(&mut self) {
+        if let Some(listeners) = self.write_listeners.get() {
+            listeners.all_written();
+        }
         if let Some(watch) = self.watch.get().filter(|watch| watch.is_followed()) {
             self.rows
                 .take_rows(|key, old| watch.tell(key, Some(old), None));

@@ -30,9 +30,17 @@ pub(super) struct DescribedTable {
     /// The table's name, with the schema.
     relation: Arc<str>,
     needs: ModelNeeds,
+    /// See [`leaves_out_updates`](Self::leaves_out_updates).
+    leaves_out_updates: bool,
 }
 
 impl DescribedTable {
+    /// Returns whether the triggers leave out an UPDATE that changes columns of the row, and none
+    /// that is sent.
+    pub(super) fn leaves_out_updates(&self) -> bool {
+        self.leaves_out_updates
+    }
+
     /// Returns the request for this very table.
     pub(super) fn requested(&self) -> Requested {
         Requested {
@@ -52,7 +60,9 @@ impl SupervisedTable for DescribedTable {
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        self.channel == other.channel && self.config.is_same_table(&other.config)
+        self.channel == other.channel
+            && self.leaves_out_updates == other.leaves_out_updates
+            && self.config.is_same_table(&other.config)
     }
 }
 
@@ -149,6 +159,12 @@ fn described(
     Ok(DescribedTable {
         config: TableConfig::new(&table, announced.as_ref(), &shape),
         channel: channel.unwrap_or_else(|| DEFAULT_CACHE_CHANNEL.to_string()),
+        // With --no-data all columns are compared.
+        leaves_out_updates: announced
+            .as_ref()
+            .and_then(|announced| announced.options())
+            .is_some_and(|options| options.on_change && !options.no_data)
+            && sent.len() < table.columns.len(),
         relation: table.written_name().into(),
         needs,
     })

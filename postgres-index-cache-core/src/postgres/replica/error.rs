@@ -47,6 +47,13 @@ pub enum ReplicaError {
         /// What is wrong, with fields, columns and types.
         wrong: String,
     },
+    /// The triggers of a table leave out updates of columns that they do not send, so no cache of
+    /// objects can be kept beside the table.
+    #[error(
+        "the triggers of {0} leave out updates of columns that they do not send, so objects of its \
+        rows would grow old: install them without --on-change, or send all columns"
+    )]
+    UpdatesLeftOut(String),
     /// The driver cannot go on: the server has refused something, or rows do not fit the model.
     #[error(transparent)]
     Driver(Arc<DriverError>),

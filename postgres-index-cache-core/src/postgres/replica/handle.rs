@@ -9,6 +9,7 @@ use crate::postgres::replica::changes::Changes;
 use crate::postgres::replica::error::ReplicaError;
 use crate::postgres::replica::events::{Events, ReplicaEvent};
 use crate::postgres::replica::health::Health;
+use crate::postgres::replica::objects::Objects;
 use crate::postgres::replica::status::{ReplicaStatus, SharedStatus, Stats, TableStatus};
 use crate::postgres::replica::task::Command;
 use crate::transaction::TransactionToken;
@@ -511,6 +512,63 @@ impl Replica {
         // Nothing is changed while the rows are locked.
         let changes = Changes::new(rows.cache.follow(), self.commands.clone());
         Ok((rows, changes))
+    }
+
+    /// Makes a cache of whole objects of up to `max_bytes`, beside a table. `weigh` returns the size
+    /// of an object in bytes. An object is loaded from the database when it is asked for, and
+    /// forgotten when its row changes: see [`Objects`].
+    ///
+    /// ```no_run
+    /// use postgres_index_cache_core::{CacheModel, Objects, Replica, ReplicaTable};
+    /// use postgres_index_cache_core::{tokio_postgres, uuid::Uuid};
+    /// # type Error = Box<dyn std::error::Error>;
+    /// # #[derive(serde::Deserialize, CacheModel)]
+    /// # struct UserIndex { #[cache(key)] id: Uuid, #[cache(index)] username_hash: i64 }
+    /// struct User { id: Uuid, username: String, settings: String }
+    ///
+    /// fn objects(replica: &Replica, users: &ReplicaTable<UserIndex>) -> Result<Objects<UserIndex, User>, Error> {
+    ///     let size = |user: &User| size_of::<User>() + user.username.len() + user.settings.len();
+    ///     Ok(replica.objects(users, 64 << 20, size)?)
+    /// }
+    ///
+    /// async fn settings(
+    ///     users: &Objects<UserIndex, User>,
+    ///     client: &tokio_postgres::Client,
+    ///     id: Uuid,
+    /// ) -> Result<Option<String>, Error> {
+    ///     let user = users.get_or_load(&id, async || {
+    ///         let sql = "SELECT id::text, username, settings FROM users WHERE id::text = $1";
+    ///         let row = client.query_opt(sql, &[&id.to_string()]).await?;
+    ///         Ok::<_, Error>(row.map(|row| User { id, username: row.get(1), settings: row.get(2) }))
+    ///     });
+    ///     Ok(user.await?.map(|user| user.settings.clone()))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// If the table is of another replica, or its triggers leave out updates of columns that they do
+    /// not send (`--on-change` with `--columns`): an object that has those would never be forgotten.
+    pub fn objects<T: Model, O: Send + Sync + 'static>(
+        &self,
+        table: &ReplicaTable<T>,
+        max_bytes: u64,
+        weigh: impl Fn(&O) -> usize + Send + Sync + 'static,
+    ) -> Result<Objects<T, O>, Arc<ReplicaError>> {
+        self.check_own(table)?;
+        {
+            let status = self.status.lock();
+            if status.telling[table.at].leaves_out_updates {
+                let name = status.names[table.at].to_string();
+                return Err(Arc::new(ReplicaError::UpdatesLeftOut(name)));
+            }
+        }
+        Ok(Objects::new(
+            &table.cache,
+            &self.status,
+            table.at,
+            max_bytes,
+            weigh,
+        ))
     }
 
     /// Ends the replica's task and its connections, and waits until they are gone. The caches can

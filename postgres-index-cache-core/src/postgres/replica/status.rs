@@ -161,12 +161,23 @@ pub(super) struct TableStatus {
     pub(super) is_current: bool,
 }
 
+/// How far the writes of a table are told, for a cache of objects with columns that the model does
+/// not have.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Telling {
+    /// How often the table has ceased to be current. Writes were missed then, perhaps.
+    pub(super) losses: u64,
+    /// Whether the triggers leave out updates that change nothing which is sent.
+    pub(super) leaves_out_updates: bool,
+}
+
 /// What the task shares with readers.
 #[derive(Debug)]
 pub(super) struct SharedStatus {
     /// The tables' names, as the builder was given them.
     pub(super) names: Vec<Arc<str>>,
     pub(super) tables: Vec<TableStatus>,
+    pub(super) telling: Vec<Telling>,
     /// The sizes of the tables' caches.
     pub(super) sizes: Vec<CacheSize>,
     pub(super) stats: Stats,
@@ -183,6 +194,7 @@ impl SharedStatus {
         };
         Self {
             tables: vec![live; names.len()],
+            telling: vec![Telling::default(); names.len()],
             sizes: vec![CacheSize::default(); names.len()],
             names,
             stats: Stats::default(),
@@ -200,6 +212,22 @@ impl SharedStatus {
         let statuses = self.tables.iter().map(|table| &table.status);
         let worst = statuses.max_by_key(|status| status.rank());
         worst.cloned().unwrap_or(ReplicaStatus::Live)
+    }
+
+    /// Sets the status of one table.
+    pub(super) fn set(&mut self, at: usize, status: TableStatus) {
+        if self.tables[at].is_current && !status.is_current {
+            self.telling[at].losses += 1;
+        }
+        self.tables[at] = status;
+    }
+
+    /// Returns how often a table has ceased to be current, if every write of the table is told now.
+    pub(super) fn losses_if_told(&self, at: usize) -> Option<u64> {
+        let telling = self.telling[at];
+        let is_told =
+            self.ended.is_none() && self.tables[at].is_current && !telling.leaves_out_updates;
+        is_told.then_some(telling.losses)
     }
 
     /// Returns the status of one table.

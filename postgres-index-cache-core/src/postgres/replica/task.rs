@@ -400,6 +400,9 @@ impl Task {
                 }
             }
         };
+        // Before the status: a write that nobody tells must not find the table current.
+        self.end.status.lock().telling[table.0].leaves_out_updates =
+            supervisor.target(table).leaves_out_updates();
         self.publish(table, status, true);
     }
 
@@ -425,7 +428,8 @@ impl Task {
     }
 
     fn set(&self, table: TableId, status: ReplicaStatus, is_current: bool) {
-        self.end.status.lock().tables[table.0] = TableStatus { status, is_current };
+        let status = TableStatus { status, is_current };
+        self.end.status.lock().set(table.0, status);
     }
 
     /// Sets the status of a table. Sends an event if the table is stale, or if the status of all

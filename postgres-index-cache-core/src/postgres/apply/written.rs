@@ -1,0 +1,60 @@
+//! [`WriteListeners`]: who is told of each key that is written in a cache, also if the row is the
+//! same as before. A change may be in columns that the model does not have.
+
+use crate::model::guarded;
+use parking_lot::Mutex;
+use std::sync::Weak;
+
+/// Somebody who is told of writes. The calls are made while the cache's lock is held for writing.
+pub(in crate::postgres) trait WriteListener<K>: Send + Sync {
+    /// The row with this key is written or removed.
+    fn written(&self, key: &K);
+
+    /// Every row may be another one.
+    fn all_written(&self);
+}
+
+/// Those who are told of the writes of one cache, as long as they live.
+pub(in crate::postgres) struct WriteListeners<K> {
+    listeners: Mutex<Vec<Weak<dyn WriteListener<K>>>>,
+}
+
+impl<K> Default for WriteListeners<K> {
+    fn default() -> Self {
+        Self {
+            listeners: Mutex::new(Vec::new()),
+        }
+    }
+}
+
+impl<K> WriteListeners<K> {
+    /// Tells `listener` of the writes from now on.
+    pub(in crate::postgres) fn add(&self, listener: Weak<dyn WriteListener<K>>) {
+        self.listeners.lock().push(listener);
+    }
+
+    /// Tells of a write of the row with this key.
+    pub(super) fn written(&self, key: &K) {
+        self.tell(|listener| {
+            // The key is hashed and compared by code of the application's.
+            if guarded(|| listener.written(key)).is_err() {
+                listener.all_written();
+            }
+        });
+    }
+
+    /// Tells that every row may be another one.
+    pub(super) fn all_written(&self) {
+        self.tell(|listener| listener.all_written());
+    }
+
+    fn tell(&self, tell: impl Fn(&dyn WriteListener<K>)) {
+        self.listeners.lock().retain(|listener| {
+            let listener = listener.upgrade();
+            if let Some(listener) = &listener {
+                tell(&**listener);
+            }
+            listener.is_some()
+        });
+    }
+}
