@@ -168,6 +168,14 @@
 //!   | `pgic_notifications_total` | notifications received |
 //!   | `pgic_applied_changes_total` | changes applied |
 //!
+//! # Traces
+//!
+//! Log lines and spans go through the crate `tracing`. A replica's own work is in the span `replica`,
+//! with the name of its `node`, and each read of a table in `replica.read_table`. What a caller waits
+//! for is a span in the caller's trace: `replica.open`, `replica.fence`, `replica.wait_for`,
+//! `replica.verify`, `replica.load_object`, `triggers.install` and `triggers.remove`. The statements
+//! that are sent are told at the level DEBUG, and what the sync engine takes in and decides at TRACE.
+//!
 //! The types of this crate are [`Send`] and [`Sync`] unless they say otherwise.
 
 #![warn(missing_docs)]

@@ -204,7 +204,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     // `apply` takes locks in short tries, each in a transaction of its own: this one must not keep
     // its locks meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
-    condition::check_all(&mut client, &tables, &mut asked).await?;
+    condition::check_all(&mut client, &tables, &mut asked, args.lock_timeout).await?;
     if args.skip_refused {
         leave_out_refused(context, &mut client, &mut tables, &mut asked).await?;
     }

@@ -100,12 +100,14 @@ impl<T: CacheModel> Staged<T> {
     /// Notes that the transaction has inserted or updated a row. A row whose key has changed is
     /// [removed](Self::remove) under the former key as well.
     pub fn put(&mut self, row: T) {
+        self.begin_anew();
         self.removed.remove(&row.key());
         self.rows.upsert(row);
     }
 
     /// Notes that the transaction has deleted the row with this key.
     pub fn remove(&mut self, key: &T::Key) {
+        self.begin_anew();
         self.rows.remove(key);
         self.removed.insert(key.clone());
     }
@@ -142,6 +144,17 @@ impl<T: CacheModel> Staged<T> {
     #[cfg(feature = "postgres")]
     pub(crate) fn settle_when(&mut self, is_settled: impl Fn() -> bool + Send + Sync + 'static) {
         self.is_settled = Some(Arc::new(is_settled));
+    }
+
+    /// Forgets a transaction that a cache has taken over: another one writes now. What the cache does
+    /// not have yet stays.
+    fn begin_anew(&mut self) {
+        if let Some(is_settled) = self.is_settled.take()
+            && is_settled()
+        {
+            self.rows.clear();
+            self.removed.clear();
+        }
     }
 
     /// Returns whether the transaction has written the row with this key.
@@ -361,6 +374,24 @@ mod tests {
             let applied: BTreeMap<Uuid, User> =
                 cache.iter().map(|row| (row.id, row.clone())).collect();
             prop_assert_eq!(applied, wanted);
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn another_transaction_begins_anew() {
+        let cache = IdxModelCache::new(vec![user(1, 1)]).unwrap();
+        for is_settled in [false, true] {
+            let mut staged = Staged::new();
+            staged.put(user(2, 2));
+            staged.settle_when(move || is_settled);
+            assert_eq!(staged.over(&cache).is_settled(), is_settled);
+            staged.put(user(3, 3));
+            let view = staged.over(&cache);
+            assert!(!view.is_settled());
+            assert!(view.contains_primary(&user(3, 3).id));
+            // The cache has the first transaction's rows, or they are still shown.
+            assert_eq!(view.contains_primary(&user(2, 2).id), !is_settled);
         }
     }
 

@@ -349,6 +349,32 @@ async fn the_causal_node_reads_each_user_right_behind_its_insert() {
     assert!(child.wait().unwrap().success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_transaction_node_reads_its_own_writes_and_nothing_of_a_rollback() {
+    use std::io::Write as _;
+    let database = Database::with(USERS).await;
+    let mut child = example("transaction", &database)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect(NOT_BUILT);
+    let lines = lines_of(child.stdout.take().unwrap());
+    let mut stdin = child.stdin.take().unwrap();
+    let next = || lines.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(next(), "triggers of public.users: created");
+    assert_eq!(next(), "live");
+    for count in 1..=20 {
+        writeln!(stdin, "7 {count}").unwrap();
+        let wanted = format!("within {count}, after {count}, whole Some({count})");
+        assert_eq!(next(), wanted);
+        // Of the hash 0 there is nobody.
+        writeln!(stdin, "rollback").unwrap();
+        assert_eq!(next(), "within 1, after 0, whole None");
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
 /// Starts a server that takes connections over TLS alone, and returns its certificate.
 fn start_with_tls(port: u16) -> (Cluster, String) {
     let named = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).unwrap();

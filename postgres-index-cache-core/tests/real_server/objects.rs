@@ -392,3 +392,53 @@ async fn rows_that_are_read_again_by_key_are_told_too() {
     fence(&replica).await;
     assert_eq!(get(&objects, &client, id(1)).await, Some(3));
 }
+
+/// No write of such a row is told, so nobody may wait for the load of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_the_replica_lacks_are_loaded_for_each_caller() {
+    let options = ["--where", "username_hash = 1"];
+    let (_database, client, replica, users) = with_users(2, &options).await;
+    let objects = objects_of(&replica, &users);
+    let two = id(2);
+    let (release, mut released) = tokio::sync::watch::channel(false);
+    let old = read(&client, two).await;
+    let early = objects.get_or_load(&two, async || {
+        released.wait_for(|is| *is).await.unwrap();
+        Ok::<_, Infallible>(old)
+    });
+    let mut early = Box::pin(early);
+    assert!(poll_once(&mut early).await.is_pending());
+    assert_eq!(objects.stats().loads, 1);
+    let update = "UPDATE users SET email_hash = 9 WHERE username_hash = 2";
+    client.batch_execute(update).await.unwrap();
+    fence(&replica).await;
+    assert_eq!(get(&objects, &client, two).await, Some(9));
+    release.send_replace(true);
+    early.await.unwrap();
+    assert_eq!(objects.stats().objects, 0);
+}
+
+/// A reader who holds the lock delays changes. None is missed by that.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_outlive_a_reader_who_holds_the_rows() {
+    let (_database, client, replica, users) = with_users(2, &[]).await;
+    let objects = objects_of(&replica, &users);
+    for number in [1, 2] {
+        assert_eq!(get(&objects, &client, id(number)).await, Some(0));
+    }
+    let rows = replica.read(&users);
+    let update = "UPDATE users SET email_hash = 2 WHERE username_hash = 2";
+    client.batch_execute(update).await.unwrap();
+    let give_up = Instant::now() + DEADLINE;
+    while replica.is_live() {
+        assert!(Instant::now() < give_up, "the change waits for the lock");
+        tokio::task::yield_now().await;
+    }
+    // Not believed while a change waits.
+    assert!(objects.get(&id(1)).is_none());
+    drop(rows);
+    fence(&replica).await;
+    assert!(objects.get(&id(1)).is_some());
+    assert!(objects.get(&id(2)).is_none());
+    assert_eq!(get(&objects, &client, id(2)).await, Some(2));
+}

@@ -165,6 +165,49 @@ async fn options_stay_as_installed_unless_defaults_are_asked_for() {
         .unwrap();
     assert_eq!(tables[0].result, PlanResult::Refreshed);
     assert_eq!(tables[0].channel, "cache_invalidation");
+
+    let mut per_table = InstallOptions::default();
+    per_table
+        .channel("shop")
+        .channel_per_table()
+        .lock_timeout(Duration::MAX);
+    let tables = triggers::install(&mut client, &["users"], &per_table)
+        .await
+        .unwrap();
+    assert!(
+        tables[0].channel.starts_with("shop."),
+        "{}",
+        tables[0].channel
+    );
+
+    // A condition that the table does not allow any more.
+    let mut by_hash = InstallOptions::default();
+    by_hash.condition("username_hash > 10");
+    triggers::install(&mut client, &["users"], &by_hash)
+        .await
+        .unwrap();
+    let alter = "ALTER TABLE users ALTER username_hash TYPE text";
+    client.batch_execute(alter).await.unwrap();
+    let refused = triggers::install(&mut client, &["users"], &unnamed).await;
+    let refused = refused.unwrap_err();
+    let said = text(&refused);
+    assert!(
+        said.starts_with("check the condition \"username_hash > 10\" for public.users: "),
+        "{said}"
+    );
+    assert!(
+        refused
+            .hint()
+            .unwrap()
+            .contains("the table is another one since")
+    );
+    let output = database.pgic(&["install-triggers", "users"]);
+    let said = "error: check the condition \"username_hash > 10\" for public.users: ";
+    assert!(output.stderr.starts_with(said), "{output:?}");
+    assert!(
+        output.stderr.contains("the table is another one since"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,6 +237,11 @@ async fn errors_say_what_was_tried_what_the_server_said_and_what_to_do() {
     let refused = triggers::install(&mut client, &["users"], &wrong).await;
     assert_eq!(text(&refused.unwrap_err()), "a channel needs a name");
 
+    let mut wrong = InstallOptions::default();
+    wrong.bulk(Some(0));
+    let refused = triggers::install(&mut client, &["users"], &wrong).await;
+    assert!(refused.unwrap_err().hint().is_some());
+
     let holder = database.client().await;
     let hold = "BEGIN; LOCK TABLE users IN ROW EXCLUSIVE MODE";
     holder.batch_execute(hold).await.unwrap();
@@ -210,8 +258,18 @@ async fn errors_say_what_was_tried_what_the_server_said_and_what_to_do() {
         busy.hint().unwrap().contains("RowExclusiveLock on users"),
         "{busy:?}"
     );
+    assert!(busy.is_busy());
+    // A condition is checked on a copy of the table, which a migration may hold.
+    let hold = "ROLLBACK; BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE";
+    holder.batch_execute(hold).await.unwrap();
+    short.condition("username_hash > 1");
+    let busy = triggers::install(&mut client, &["users"], &short).await;
+    let busy = busy.unwrap_err();
+    assert!(busy.is_busy() && busy.hint().is_some(), "{busy:?}");
     // The session goes on: nothing of the attempt is left on it.
     holder.batch_execute("ROLLBACK").await.unwrap();
+    let timeout = client.query_one("SHOW lock_timeout", &[]).await.unwrap();
+    assert_eq!(timeout.get::<_, &str>(0), "0");
     let tables = triggers::install(&mut client, &["users"], &options)
         .await
         .unwrap();

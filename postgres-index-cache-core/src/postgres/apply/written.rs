@@ -27,10 +27,18 @@ impl<K> Default for WriteListeners<K> {
     }
 }
 
+/// Tells a listener that every row may be another one. What it drops then may be code of the
+/// application's that panics, which is no reason to end the replica.
+fn all_written<K>(listener: &dyn WriteListener<K>) {
+    let _ = guarded(|| listener.all_written());
+}
+
 impl<K> WriteListeners<K> {
     /// Tells `listener` of the writes from now on.
     pub(in crate::postgres) fn add(&self, listener: Weak<dyn WriteListener<K>>) {
-        self.listeners.lock().push(listener);
+        let mut listeners = self.listeners.lock();
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(listener);
     }
 
     /// Tells of a write of the row with this key.
@@ -38,14 +46,14 @@ impl<K> WriteListeners<K> {
         self.tell(|listener| {
             // The key is hashed and compared by code of the application's.
             if guarded(|| listener.written(key)).is_err() {
-                listener.all_written();
+                all_written(listener);
             }
         });
     }
 
     /// Tells that every row may be another one.
     pub(super) fn all_written(&self) {
-        self.tell(|listener| listener.all_written());
+        self.tell(all_written);
     }
 
     fn tell(&self, tell: impl Fn(&dyn WriteListener<K>)) {

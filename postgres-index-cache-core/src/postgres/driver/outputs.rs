@@ -101,6 +101,10 @@ impl Driver {
         }
         if let Err(error) = flushed {
             is_news = true;
+            // A fence behind a change that could not be stored proves nothing of this cache: the next
+            // one does, behind the reading that follows.
+            let progress = &mut self.progress[table.0];
+            progress.arrived = progress.reached;
             self.not_stored(table, error);
         }
         // While the lock is busy the engine keeps later changes by key, which bounds their memory.

@@ -22,6 +22,7 @@ use crate::sync::{AuxConnection, Input, Snapshot, TableId};
 use std::collections::VecDeque;
 use std::time::Instant;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 /// The most answers that are kept. Whoever asked may have given up, and will take no answer.
 const ANSWERS_KEPT: usize = 256;
@@ -156,8 +157,14 @@ impl Driver {
             (_, Some(keys)) => Incoming::Refetch(keys),
             (_, None) => Incoming::Snapshot,
         };
+        let relation = own.config.relation();
+        let span = tracing::debug_span!(
+            "replica.read_table",
+            table = relation.trim_start_matches("ONLY "),
+            kind = ?kind
+        );
         self.tables[table.0].writer.expect(incoming);
-        self.reads.task = Some(tokio::spawn(read.run()));
+        self.reads.task = Some(tokio::spawn(read.run().instrument(span)));
     }
 
     /// Takes a message of the read that is underway.

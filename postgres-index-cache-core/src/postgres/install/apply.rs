@@ -5,7 +5,6 @@ use super::AskedTable;
 use super::plan::{FunctionFacts, PlanKind, StepKind, TablePlan, plan_all};
 use crate::postgres::catalog::{self, Catalog, CatalogAccess, CatalogTable};
 use crate::postgres::install::error::{Attempt as _, TriggerError};
-use crate::postgres::sqlstate;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
@@ -58,7 +57,7 @@ pub async fn run(
     patience: Duration,
     dry_run: bool,
 ) -> Result<Vec<TablePlan>, TriggerError> {
-    let give_up = Instant::now() + patience;
+    let give_up = deadline(patience);
     let mut try_for = FIRST_TRY;
     loop {
         let ends = give_up.min(Instant::now() + try_for);
@@ -82,6 +81,12 @@ pub async fn run(
         tokio::time::sleep(PAUSE).await;
         try_for = (2 * try_for).min(LONGEST_TRY);
     }
+}
+
+/// Returns when `patience` is over. Nobody waits for longer than a day.
+pub(super) fn deadline(patience: Duration) -> Instant {
+    const LONGEST: Duration = Duration::from_secs(86_400);
+    Instant::now() + patience.min(LONGEST)
 }
 
 /// Returns who holds a lock that is in the way: process, user, application, since when, statement.
@@ -170,7 +175,7 @@ async fn try_once(
             catalog.commit().await.context("commit")?;
             Ok(Tried::Done(plans))
         }
-        Err(error) if is_busy(&error) => {
+        Err(error) if error.is_busy() => {
             catalog.roll_back().await.context("let the locks go")?;
             Ok(Tried::Busy(error))
         }
@@ -194,17 +199,10 @@ async fn current(
     Ok(tables)
 }
 
-/// Tells whether `error` means that another session holds something that is needed: a lock was not
-/// had in time (55P03, 57014), or two sessions waited for each other (40P01).
-fn is_busy(error: &TriggerError) -> bool {
-    error.has::<SharedFunctionIsLocked>()
-        || matches!(sqlstate::of(error), Some("55P03" | "57014" | "40P01"))
-}
-
 /// Another installer works on the generic function of the named schema.
 #[derive(Debug, thiserror::Error)]
 #[error("another installer works on the function of all tables in the schema {0}")]
-struct SharedFunctionIsLocked(String);
+pub(super) struct SharedFunctionIsLocked(String);
 
 /// Returns the plans that have steps to apply, ordered by the name of their table.
 fn with_steps(plans: &[TablePlan]) -> Vec<&TablePlan> {

@@ -8,10 +8,11 @@ use super::plan::{self, FunctionFacts, TablePlan};
 use super::tables::find;
 use crate::postgres::catalog::{Catalog, CatalogAccess, CatalogTable};
 use crate::postgres::triggers::{Problem, Remedy, Severity, diagnose};
+use std::fmt;
 use tokio_postgres::Client;
 
 /// A table whose triggers were checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckedTable {
     /// The table's name: `schema.table`.
@@ -24,7 +25,8 @@ pub struct CheckedTable {
 }
 
 impl CheckedTable {
-    /// Tells whether every change of the table is announced and understood: no problem is critical.
+    /// Tells whether a replica can follow the table: no problem is critical. A warning may say that
+    /// TRUNCATE is not announced, so look at [`problems`](Self::problems) too.
     pub fn is_announced(&self) -> bool {
         self.problems.iter().all(|problem| !problem.is_critical)
     }
@@ -44,6 +46,15 @@ pub struct TriggerProblem {
     pub remedy: Option<String>,
 }
 
+impl fmt::Display for TriggerProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.remedy {
+            Some(remedy) => write!(f, "{}; {remedy}", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
+}
+
 impl From<Problem> for TriggerProblem {
     fn from(problem: Problem) -> Self {
         Self {
@@ -55,8 +66,10 @@ impl From<Problem> for TriggerProblem {
     }
 }
 
-/// Checks the triggers of `tables`, as `pgic status` does. Changes nothing, and waits for no lock
-/// longer than 0.2 s.
+/// Checks the triggers of `tables`: finds what `pgic status` says of each table. Changes nothing, and
+/// waits for no lock longer than 0.2 s.
+///
+/// Not for a session that is in a transaction, as [`install`](super::install).
 ///
 /// # Errors
 /// If a table does not exist, or the server refuses.
@@ -83,7 +96,9 @@ pub async fn check(
             planned.as_ref().ok(),
             &problems,
         ));
-        problems.splice(..0, condition::problem(client, table).await);
+        problems.extend(condition::problem(client, table).await);
+        // Stable: those of one severity stay in the order in which they were found.
+        problems.sort_by_key(|problem| problem.severity);
         checked.push(CheckedTable {
             name: table.display_name(),
             channel: seen.and_then(|seen| seen.announced.channel),

@@ -7,6 +7,7 @@
 //! it has understood it. All is rolled back.
 
 use super::AskedTable;
+use super::apply::deadline;
 use crate::postgres::catalog::{Catalog, CatalogAccess, CatalogTable};
 use crate::postgres::install::error::{Attempt as _, TriggerError};
 use crate::postgres::install::observe::observe;
@@ -14,6 +15,7 @@ use crate::postgres::triggers::{
     PINNED, Problem, ROW_NAME, Remedy, RowCondition, Severity, is_contained, qualified,
 };
 use crate::postgres::{Traced, quote_identifier, quote_literal};
+use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
@@ -77,20 +79,23 @@ impl AskedCondition {
 }
 
 /// Has PostgreSQL check the conditions that are asked for, each for its table, and those that are
-/// installed and kept: the table may be another one since. Leaves no trace.
+/// installed and kept: the table may be another one since. Leaves no trace. Locks of the tables are
+/// waited for until `patience` is over, all together.
 ///
 /// # Errors
-/// If a text is no condition that triggers can have.
+/// If a text is no condition that triggers can have, or a lock is not had in time.
 pub async fn check_all(
     client: &mut Client,
     tables: &[CatalogTable],
     asked: &mut [AskedTable],
+    patience: Duration,
 ) -> Result<(), TriggerError> {
+    let give_up = deadline(patience);
     for (table, AskedTable { changes, .. }) in tables.iter().zip(asked) {
         let checked = match &changes.condition {
             Some(AskedCondition::Written(text)) => {
                 let settings = Settings::OfSession;
-                check(client, table, text, text, settings).await?
+                check(client, table, text, text, settings, give_up).await?
             }
             None if !changes.defaults && !changes.generic => {
                 let installed = installed(table);
@@ -102,13 +107,13 @@ pub async fn check_all(
                 else {
                     continue;
                 };
-                let checked = check(client, table, &text, given, Settings::Pinned).await;
+                let checked = check(client, table, &text, given, Settings::Pinned, give_up).await;
                 checked.map_err(|error| {
                     let hint = format!(
                         "the condition {sql} is as it was installed, and the table is another one \
                         since: give another with --where, or --where true for all rows"
                     );
-                    TriggerError::of(error).with_hint(hint)
+                    error.with_hint(hint)
                 })?
             }
             _ => continue,
@@ -193,10 +198,20 @@ async fn check(
     text: &str,
     given: &str,
     settings: Settings,
+    give_up: Instant,
 ) -> Result<Option<RowCondition>, TriggerError> {
     let mut catalog = Catalog::begin(client, CatalogAccess::ReadWrite)
         .await
         .context("begin a transaction")?;
+    // A timeout of 0 would mean none.
+    let left = give_up
+        .saturating_duration_since(Instant::now())
+        .as_millis();
+    let bound = format!("SET LOCAL lock_timeout = {}", left.clamp(1, 86_400_000));
+    catalog
+        .batch_execute(&bound)
+        .await
+        .context("bound the wait for locks")?;
     let attempt = catalog.attempt().await.context("set a savepoint")?;
     let checked = check_on_copy(&attempt, table, text, given, settings).await;
     // Whatever was made is undone, also where PostgreSQL refused.
@@ -231,8 +246,20 @@ async fn check_on_copy(
         .batch_execute(&copy)
         .await
         .map_err(|error| {
-            let hint = "the check makes a temporary table: it takes TEMPORARY on the database and \
-                SELECT on the table";
+            let hint = match error.code() {
+                Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                    "the check makes a temporary table: it takes TEMPORARY on the database and \
+                    SELECT on the table"
+                }
+                Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                    "another session holds the table, as a migration does: try again, or give \
+                    --lock-timeout more"
+                }
+                Some(&SqlState::DUPLICATE_TABLE) => {
+                    "this session has a temporary table of that name: try again in another session"
+                }
+                _ => return TriggerError::of(error),
+            };
             TriggerError::of(error).with_hint(hint)
         })
         .with_context(checking)?;

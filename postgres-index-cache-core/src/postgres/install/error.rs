@@ -1,13 +1,17 @@
 //! [`TriggerError`]: why triggers were not planned, installed, checked or removed.
 
+use super::apply::SharedFunctionIsLocked;
 use crate::postgres::catalog::CatalogError;
+use crate::postgres::sqlstate;
 use std::error::Error;
 use std::fmt;
 
 /// The reason why triggers were not planned, installed, checked or removed. Nothing was changed
-/// then. [`hint`](Self::hint) says what to do, if that is known.
+/// then, unless the connection was lost while the server committed. [`hint`](Self::hint) says what
+/// to do, if that is known.
 ///
-/// The text has the attempt, and [`source`](Error::source) the cause, down to the server's error.
+/// The text has the attempt alone, and [`source`](Error::source) the cause, down to the server's
+/// error: print the chain, as `anyhow` does with `{:#}`.
 #[derive(Debug)]
 pub struct TriggerError {
     /// What was tried, or what is wrong. `None` if the cause says all there is to say.
@@ -62,13 +66,20 @@ impl TriggerError {
         self.hint.as_deref()
     }
 
+    /// Tells whether another session holds something that is needed, so that trying again may help:
+    /// a lock was not had in time, or two sessions waited for each other.
+    pub fn is_busy(&self) -> bool {
+        self.has::<SharedFunctionIsLocked>()
+            || matches!(sqlstate::of(self), Some("55P03" | "57014" | "40P01"))
+    }
+
     /// Tells whether the error says no more than its cause does.
     pub fn is_silent(&self) -> bool {
         self.words.is_none()
     }
 
     /// Tells whether an error of the type `E` is among the causes.
-    pub(super) fn has<E: Error + 'static>(&self) -> bool {
+    fn has<E: Error + 'static>(&self) -> bool {
         let mut cause: Option<&(dyn Error + 'static)> = match &self.cause {
             Some(cause) => Some(&**cause),
             None => None,
@@ -118,7 +129,12 @@ impl From<CatalogError> for TriggerError {
     fn from(error: CatalogError) -> Self {
         let words = error.to_string();
         match error {
-            CatalogError::Server(cause) => Self::attempt(words, cause),
+            CatalogError::Server(cause) | CatalogError::Find { error: cause, .. } => {
+                Self::attempt(words, cause)
+            }
+            CatalogError::NoTable(_) => {
+                Self::new(words).with_hint("check the name, the database and the search_path")
+            }
             _ => Self::new(words),
         }
     }

@@ -32,6 +32,7 @@ use steps::{
 
 /// The outcome of a plan for one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PlanResult {
     /// The table had nothing that pgic made, and gets triggers.
     Created,

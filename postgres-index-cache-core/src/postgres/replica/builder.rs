@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
+use tracing::Instrument as _;
 
 /// How many events are kept for a subscriber that is slow. Past it the oldest are counted and
 /// dropped.
@@ -194,6 +195,13 @@ impl ReplicaBuilder {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn open(self) -> Result<Replica, ReplicaError> {
+        let span = tracing::info_span!("replica.open", node = self.node_name());
+        Box::pin(self.open_now()).instrument(span).await
+    }
+
+    async fn open_now(self) -> Result<Replica, ReplicaError> {
+        // The replica outlives whatever opens it.
+        let span = tracing::info_span!(parent: None, "replica", node = self.node_name());
         #[cfg(feature = "metrics")]
         let node = self.node_name();
         let names: Vec<Arc<str>> = self
@@ -237,7 +245,7 @@ impl ReplicaBuilder {
         // What has happened since the tables were loaded must be known before the first reader.
         task.take_events(&mut supervisor);
         task.take_states(&supervisor);
-        let task = tokio::spawn(task.run(supervisor));
+        let task = tokio::spawn(task.run(supervisor).instrument(span));
         Ok(Replica {
             status,
             commands,

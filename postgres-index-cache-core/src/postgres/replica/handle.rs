@@ -11,7 +11,7 @@ use crate::postgres::replica::events::{Events, ReplicaEvent};
 use crate::postgres::replica::health::Health;
 use crate::postgres::replica::objects::Objects;
 use crate::postgres::replica::status::{ReplicaStatus, SharedStatus, Stats, TableStatus};
-use crate::postgres::replica::task::Command;
+use crate::postgres::replica::task::{Command, Wait};
 use crate::transaction::TransactionToken;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::fmt;
@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tracing::{Instrument as _, Span, field};
 
 /// A table of a replica, whose rows are of the model `T`. Clones are handles of the same table.
 pub struct ReplicaTable<T: CacheModel> {
@@ -230,9 +231,23 @@ impl Replica {
     }
 
     async fn fence_of(&self, table: Option<usize>) -> Result<(), Arc<ReplicaError>> {
-        let (reached, is_reached) = oneshot::channel();
-        self.send(Command::Fence { table, reached }).await?;
-        is_reached.await.map_err(|_| self.ended())
+        let fence = async {
+            let (reached, is_reached) = oneshot::channel();
+            self.send(Command::Fence { table, reached }).await?;
+            is_reached.await.map_err(|_| self.ended())
+        };
+        let span = tracing::debug_span!("replica.fence", table = field::Empty);
+        fence.instrument(self.span_of(span, table)).await
+    }
+
+    /// Returns a span with the name of the table that it is about, if it is about one.
+    fn span_of(&self, span: Span, table: Option<usize>) -> Span {
+        if let Some(at) = table
+            && !span.is_disabled()
+        {
+            span.record("table", &*self.status.lock().names[at]);
+        }
+        span
     }
 
     /// Returns whether everything that a transaction has committed is in the caches. Asks the server
@@ -307,7 +322,9 @@ impl Replica {
     /// # Errors
     /// If the replica has ended.
     pub async fn wait_for(&self, transaction: TransactionToken) -> Result<(), Arc<ReplicaError>> {
-        self.ask_for(transaction, None, true).await?;
+        let waiting = self.ask_for(transaction, None, true);
+        let span = tracing::debug_span!("replica.wait_for", transaction = %transaction);
+        waiting.instrument(span).await?;
         Ok(())
     }
 
@@ -322,7 +339,14 @@ impl Replica {
         transaction: TransactionToken,
     ) -> Result<(), Arc<ReplicaError>> {
         self.check_own(table)?;
-        self.ask_for(transaction, Some(table.at), true).await?;
+        let waiting = self.ask_for(transaction, Some(table.at), true);
+        let span = tracing::debug_span!(
+            "replica.wait_for",
+            table = field::Empty,
+            transaction = %transaction
+        );
+        let span = self.span_of(span, Some(table.at));
+        waiting.instrument(span).await?;
         Ok(())
     }
 
@@ -332,13 +356,12 @@ impl Replica {
     ///
     /// The rows are the transaction's, or those that others have committed since. They are the former
     /// for as long as nobody knows that the cache has them: some milliseconds, and some microseconds
-    /// after the cache itself has a later row. After a [`fence`](Self::fence) or a
-    /// [`wait_for`](Self::wait_for) they are what those promise. While the table is stale they stay
-    /// the transaction's.
+    /// after the cache itself has a later row. After a [`fence`](Self::fence) they are what that
+    /// promises. While the table is stale they stay the transaction's.
     ///
-    /// Whether a commit was carried out may be unknown, because the connection was lost: call this
-    /// then too. If the transaction was rolled back, the cache alone is shown as soon as that is
-    /// known.
+    /// Call this when the commit has returned. If its outcome is not known, because the connection was
+    /// lost, call [`settle_unknown`](Self::settle_unknown). A future that is dropped before it returns
+    /// may have done nothing: call it again.
     ///
     /// ```no_run
     /// use postgres_index_cache_core::{CacheModel, Replica, ReplicaTable, Staged, TransactionToken};
@@ -378,12 +401,39 @@ impl Replica {
         written: &mut Staged<T>,
         transaction: TransactionToken,
     ) -> Result<(), Arc<ReplicaError>> {
+        self.settle_if(table, written, transaction, true).await
+    }
+
+    /// Takes over what a transaction has written, as [`settle`](Self::settle) does, where nobody knows
+    /// whether the transaction was committed: the connection was lost while it was. If the transaction
+    /// was rolled back, or still is in progress and will be, the cache alone is shown as soon as that
+    /// is known.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle).
+    pub async fn settle_unknown<T: CacheModel>(
+        &self,
+        table: &ReplicaTable<T>,
+        written: &mut Staged<T>,
+        transaction: TransactionToken,
+    ) -> Result<(), Arc<ReplicaError>> {
+        self.settle_if(table, written, transaction, false).await
+    }
+
+    /// Takes over what a transaction has written; `has_ended` says that it is known to have ended.
+    async fn settle_if<T: CacheModel>(
+        &self,
+        table: &ReplicaTable<T>,
+        written: &mut Staged<T>,
+        transaction: TransactionToken,
+        has_ended: bool,
+    ) -> Result<(), Arc<ReplicaError>> {
         self.check_own(table)?;
         let (answer, answered) = oneshot::channel();
         let command = Command::Transaction {
             transaction,
             table: Some(table.at),
-            waits: true,
+            waits: Some(Wait { has_ended }),
             answer,
         };
         self.send(command).await?;
@@ -392,7 +442,12 @@ impl Replica {
         written.settle_when(move || {
             // The task answers after it has let go of the cache, and whoever asks here has the
             // cache locked: so the rows are there.
-            if !is_settled.load(Ordering::Acquire) && answered.lock().try_recv().is_ok() {
+            if is_settled.load(Ordering::Acquire) {
+                return true;
+            }
+            // Only one caller finds the answer, and tells the others before they look for it.
+            let mut answered = answered.lock();
+            if answered.try_recv().is_ok() {
                 is_settled.store(true, Ordering::Release);
             }
             is_settled.load(Ordering::Acquire)
@@ -411,7 +466,7 @@ impl Replica {
         let command = Command::Transaction {
             transaction,
             table,
-            waits,
+            waits: waits.then_some(Wait { has_ended: false }),
             answer,
         };
         self.send(command).await?;
@@ -451,10 +506,14 @@ impl Replica {
         table: &ReplicaTable<T>,
     ) -> Result<Verification, Arc<ReplicaError>> {
         self.check_own(table)?;
-        let (done, is_done) = oneshot::channel();
         let table = table.at;
-        self.send(Command::Verify { table, done }).await?;
-        is_done.await.map_err(|_| self.ended())
+        let verify = async {
+            let (done, is_done) = oneshot::channel();
+            self.send(Command::Verify { table, done }).await?;
+            is_done.await.map_err(|_| self.ended())
+        };
+        let span = tracing::debug_span!("replica.verify", table = field::Empty);
+        verify.instrument(self.span_of(span, Some(table))).await
     }
 
     /// Returns the events from now on.

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tracing::{Instrument as _, Span, field};
 
 /// In how many parts the cache is locked. An object that is larger than a part is not kept.
 const PARTS: u64 = 4;
@@ -128,8 +129,10 @@ impl<K: Clone + Eq + std::hash::Hash + Send + Sync, O: Send + Sync> WriteListene
         // Under the lock under which a load's object is kept: it is kept before, and forgotten here,
         // or not at all.
         let mut loads = self.loads.lock();
-        loads.by_key.remove(key);
-        self.kept.remove(key);
+        let forgotten = (loads.by_key.remove(key), self.kept.remove(key));
+        // The object's own code may run when it is dropped.
+        drop(loads);
+        drop(forgotten);
     }
 
     fn all_written(&self) {
@@ -149,7 +152,11 @@ impl<K: Clone + Eq + std::hash::Hash + Send + Sync, O: Send + Sync> WriteListene
 /// An object from here is the row's as of the last fence or later, as the rows of the replica are.
 /// While the table is not current, objects are loaded each time and not kept.
 ///
-/// The least used objects go when there is no room (S3-FIFO, of the crate `quick_cache`).
+/// The least used objects go when there is no room (S3-FIFO, of the crate `quick_cache`). An object may
+/// be dropped while the replica's cache is locked: its `Drop` must not call the replica.
+///
+/// Triggers that `install-triggers` did not make are taken at their word: if a function of your own
+/// leaves out updates of some columns, objects that have those grow old.
 pub struct Objects<T: CacheModel, O> {
     forgets: Arc<Forgets<T::Key, O>>,
     /// The rows of the replica. Only for a row that is there are writes sure to be told.
@@ -269,18 +276,18 @@ impl<T: CacheModel, O: Send + Sync + 'static> Objects<T, O> {
     ) -> Result<Option<Arc<O>>, E> {
         loop {
             let Some(validity) = self.validity() else {
-                // Nobody may wait for the load of another here: no notification tells whether the
-                // row was written since that began.
-                self.counts.loads.fetch_add(1, Ordering::Relaxed);
-                self.counts.not_kept.fetch_add(1, Ordering::Relaxed);
-                return Ok(load().await?.map(Arc::new));
+                return self.load_alone(load).await;
             };
             if let Some(object) = self.kept(key, validity) {
                 return Ok(Some(object));
             }
             let mut others = match self.begin(key, validity) {
-                Begun::Own(own) => return Ok(self.finish(&own, load().await?)),
-                Begun::Another(others) => others,
+                Some(Begun::Own(own)) => {
+                    let loaded = load().instrument(self.span()).await?;
+                    return Ok(self.finish(&own, loaded));
+                }
+                Some(Begun::Another(others)) => others,
+                None => return self.load_alone(load).await,
             };
             // The load of another is good: no write was told since it began. An error here says that
             // it failed, or was given up.
@@ -322,25 +329,61 @@ impl<T: CacheModel, O: Send + Sync + 'static> Objects<T, O> {
     /// Returns the object of a key if it is kept, and still good at this moment.
     fn kept(&self, key: &T::Key, validity: Validity) -> Option<Arc<O>> {
         let kept = self.forgets.kept.get(key)?;
-        let is_old = self
+        if kept.validity != validity {
+            let stale = kept.validity;
+            self.forgets
+                .kept
+                .remove_if(key, |kept| kept.validity == stale);
+            return None;
+        }
+        // To another handle it may not be too old.
+        if self
             .max_age
-            .is_some_and(|age| kept.loaded_at.elapsed() > age);
-        if kept.validity != validity || is_old {
+            .is_some_and(|age| kept.loaded_at.elapsed() > age)
+        {
             return None;
         }
         self.counts.hits.fetch_add(1, Ordering::Relaxed);
         Some(kept.object)
     }
 
-    /// Begins a load, unless one is in progress that is good for us.
-    fn begin(&self, key: &T::Key, validity: Validity) -> Begun<'_, T::Key, O> {
+    /// Loads an object of whose row nobody tells whether it is written. It is not kept, and nobody
+    /// who comes later may wait for it.
+    async fn load_alone<E>(
+        &self,
+        load: impl AsyncFnOnce() -> Result<Option<O>, E>,
+    ) -> Result<Option<Arc<O>>, E> {
+        self.counts.loads.fetch_add(1, Ordering::Relaxed);
+        self.counts.not_kept.fetch_add(1, Ordering::Relaxed);
+        let loaded = load().instrument(self.span()).await?;
+        Ok(loaded.map(Arc::new))
+    }
+
+    /// Returns the span of a load.
+    fn span(&self) -> Span {
+        let span = tracing::debug_span!("replica.load_object", table = field::Empty);
+        if !span.is_disabled() {
+            span.record("table", &*self.status.lock().names[self.at]);
+        }
+        span
+    }
+
+    /// Begins a load, unless one is in progress that is good for us. Returns `None` if the replica
+    /// does not have the row: the row may be one that the triggers do not announce, or that does not
+    /// fit the model, so a write of it may not be told.
+    fn begin(&self, key: &T::Key, validity: Validity) -> Option<Begun<'_, T::Key, O>> {
+        // Locked in the order of whoever tells of a write: first the rows.
+        let rows = self.rows.read_recursive();
         let mut loads = self.forgets.loads.lock();
+        if !rows.rows.contains_primary(key) {
+            return None;
+        }
         if let Some(load) = loads.by_key.get(key)
             && load.validity == validity
             // Otherwise whoever loaded it has given up, or failed.
             && load.outcome.has_changed().is_ok()
         {
-            return Begun::Another(load.outcome.clone());
+            return Some(Begun::Another(load.outcome.clone()));
         }
         loads.begun += 1;
         let number = loads.begun;
@@ -352,13 +395,13 @@ impl<T: CacheModel, O: Send + Sync + 'static> Objects<T, O> {
         };
         loads.by_key.insert(key.clone(), load);
         self.counts.loads.fetch_add(1, Ordering::Relaxed);
-        Begun::Own(OwnLoad {
+        Some(Begun::Own(OwnLoad {
             loads: &self.forgets.loads,
             key: key.clone(),
             number,
             validity,
             outcome: sender,
-        })
+        }))
     }
 
     /// Keeps what was loaded, if it is good, and returns it.
@@ -392,7 +435,6 @@ impl<T: CacheModel, O: Send + Sync + 'static> Objects<T, O> {
             .get(&own.key)
             .is_some_and(|load| load.number == own.number)
             && self.validity() == Some(own.validity)
-            // A row that is not there may be one that the triggers do not announce.
             && rows.rows.contains_primary(&own.key);
         if is_good {
             self.forgets.kept.insert(own.key.clone(), kept);

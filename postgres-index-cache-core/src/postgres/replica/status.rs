@@ -165,7 +165,8 @@ pub(super) struct TableStatus {
 /// not have.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Telling {
-    /// How often the table has ceased to be current. Writes were missed then, perhaps.
+    /// How often the table was not current, and may have missed writes. While a reader holds the
+    /// cache's lock it is not current, and misses none.
     pub(super) losses: u64,
     /// Whether the triggers leave out updates that change nothing which is sent.
     pub(super) leaves_out_updates: bool,
@@ -214,15 +215,7 @@ impl SharedStatus {
         worst.cloned().unwrap_or(ReplicaStatus::Live)
     }
 
-    /// Sets the status of one table.
-    pub(super) fn set(&mut self, at: usize, status: TableStatus) {
-        if self.tables[at].is_current && !status.is_current {
-            self.telling[at].losses += 1;
-        }
-        self.tables[at] = status;
-    }
-
-    /// Returns how often a table has ceased to be current, if every write of the table is told now.
+    /// Returns how often a table may have missed writes, if every write of the table is told now.
     pub(super) fn losses_if_told(&self, at: usize) -> Option<u64> {
         let telling = self.telling[at];
         let is_told =

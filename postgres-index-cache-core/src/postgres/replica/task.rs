@@ -19,6 +19,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+/// How a transaction is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wait {
+    /// Whether the caller knows that the transaction has ended.
+    pub(super) has_ended: bool,
+}
+
 /// What an application asks of the task. The answer is the end of the command's channel: a sender
 /// that is dropped says that the replica has ended.
 pub(super) enum Command {
@@ -32,8 +39,8 @@ pub(super) enum Command {
     Transaction {
         transaction: TransactionToken,
         table: Option<usize>,
-        /// Whether to answer only once that is so.
-        waits: bool,
+        /// Answer only once that is so; `None` to answer at once.
+        waits: Option<Wait>,
         answer: oneshot::Sender<bool>,
     },
     /// Compare the cache of a table with the table.
@@ -337,6 +344,7 @@ impl Task {
                     since,
                 };
                 self.set(table, stale, false);
+                self.miss(table);
             }
         }
         self.send(ReplicaEvent::Stale {
@@ -378,6 +386,11 @@ impl Task {
             }
             // The event that the connections are lost has the cause.
             State::Disconnected | State::Subscribing | State::Probing => {}
+        }
+        // In all other states writes are told, if late. A snapshot brings rows of which no write was
+        // told, also where the table was stale before.
+        if !matches!(state, State::Live | State::CatchingUp) {
+            self.miss(table);
         }
     }
 
@@ -425,11 +438,17 @@ impl Task {
             since,
         };
         self.publish(table, stale, false);
+        self.miss(table);
+    }
+
+    /// Notes that writes of a table may not have been told. Called when the table is published as not
+    /// current, or it would be taken for current since.
+    fn miss(&self, table: TableId) {
+        self.end.status.lock().telling[table.0].losses += 1;
     }
 
     fn set(&self, table: TableId, status: ReplicaStatus, is_current: bool) {
-        let status = TableStatus { status, is_current };
-        self.end.status.lock().set(table.0, status);
+        self.end.status.lock().tables[table.0] = TableStatus { status, is_current };
     }
 
     /// Sets the status of a table. Sends an event if the table is stale, or if the status of all

@@ -2,6 +2,7 @@
 //! caches.
 
 use crate::postgres::driver::Driver;
+use crate::postgres::replica::task::Wait;
 use crate::sync::{FenceId, State, TableId};
 use crate::transaction::TransactionToken;
 use std::time::{Duration, Instant};
@@ -133,21 +134,25 @@ impl TransactionWaiters {
 
     /// Takes a question for a transaction. With `waits` the answer comes once it is yes. If the
     /// driver has ended, the answer's channel is dropped.
+    ///
+    /// Those who asked before are answered first: whoever is told of a transaction may rely on what
+    /// was committed before it being known as well.
     pub(super) fn ask(
         &mut self,
         transaction: TransactionToken,
         table: Option<usize>,
-        waits: bool,
+        waits: Option<Wait>,
         answer: oneshot::Sender<bool>,
         driver: &mut Driver,
     ) {
         let has = has_transaction(driver, table, transaction);
-        if has || !waits {
+        let Some(wait) = waits.filter(|_| !has) else {
+            self.answer(driver);
             // Whoever asked may have given up.
             let _ = answer.send(has);
             return;
-        }
-        let has_ended = driver.engine().has_ended_transaction(transaction.xid());
+        };
+        let has_ended = wait.has_ended || driver.engine().has_ended_transaction(transaction.xid());
         if let Ok(fence) = driver.ask_for_transaction(false) {
             let fence = AwaitedFence { fence, table };
             self.waiters.push(TransactionWaiter {

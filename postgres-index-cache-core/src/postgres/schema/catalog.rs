@@ -27,6 +27,15 @@ pub enum CatalogError {
     /// The server refused a statement.
     #[error("read the catalogue")]
     Server(#[from] Error),
+    /// The server refused to look for a table.
+    #[error("find the table {name}")]
+    Find {
+        /// The name of the table.
+        name: String,
+        /// The server's error.
+        #[source]
+        error: Error,
+    },
     /// The table with this oid was dropped meanwhile.
     #[error("the table with oid {0} is gone")]
     Gone(u32),

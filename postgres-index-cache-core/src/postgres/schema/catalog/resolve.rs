@@ -46,10 +46,14 @@ pub async fn resolve(
 async fn find(catalog: &Catalog<'_>, names: &[String]) -> Result<Vec<u32>, CatalogError> {
     let mut oids = Vec::new();
     for name in names {
-        let oid = catalog
-            .find(name)
-            .await?
-            .ok_or_else(|| CatalogError::NoTable(name.clone()))?;
+        let found = catalog.find(name).await.map_err(|error| match error {
+            CatalogError::Server(error) => CatalogError::Find {
+                name: name.clone(),
+                error,
+            },
+            other => other,
+        })?;
+        let oid = found.ok_or_else(|| CatalogError::NoTable(name.clone()))?;
         if !oids.contains(&oid) {
             oids.push(oid);
         }
