@@ -1434,6 +1434,46 @@ async fn writers_go_on_while_locks_are_waited_for() {
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
+/// Somebody holds one table for long: after the first try that one is waited for, and nothing held.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_busy_table_does_not_keep_the_others_locked() {
+    let database = Database::with(TWO).await;
+    let holder = database.client().await;
+    let hold = "BEGIN; INSERT INTO b VALUES (1)";
+    holder.batch_execute(hold).await.unwrap();
+    let install = start(
+        &database,
+        &["install-triggers", "a", "b", "--lock-timeout", "30s"],
+    );
+    let admin = database.client().await;
+    // `a` comes first by its name.
+    let waits_with_nothing = "SELECT count(*) FROM pg_locks waits
+        WHERE waits.relation = 'b'::regclass AND NOT waits.granted AND NOT EXISTS (
+            SELECT FROM pg_locks has WHERE has.pid = waits.pid AND has.granted
+                AND has.relation = 'a'::regclass AND has.mode = 'ShareRowExclusiveLock')";
+    let give_up = Instant::now() + DEADLINE;
+    for _ in 0..3 {
+        while count(&admin, waits_with_nothing).await == 0 {
+            assert!(
+                Instant::now() < give_up,
+                "the busy table is waited for alone"
+            );
+        }
+    }
+    // Another one is busy then.
+    let other = database.client().await;
+    let hold = "BEGIN; INSERT INTO a VALUES (1)";
+    other.batch_execute(hold).await.unwrap();
+    holder.batch_execute("COMMIT").await.unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'a'::regclass AND NOT granted";
+    while count(&admin, waits).await == 0 {
+        assert!(Instant::now() < give_up, "the other table is waited for");
+    }
+    other.batch_execute("COMMIT").await.unwrap();
+    let ran = ended(install);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
 /// A schema as `--all` takes it: all but some tables, of several schemas, and whether there is
 /// anything to do at all.
 #[tokio::test(flavor = "multi_thread")]

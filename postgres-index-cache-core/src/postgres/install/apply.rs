@@ -38,7 +38,23 @@ enum Tried {
     /// The plans were applied.
     Done(Vec<TablePlan>),
     /// Another session holds a lock that is needed, so nothing was done.
-    Busy(TriggerError),
+    Busy(Failed),
+}
+
+/// A try that failed.
+struct Failed {
+    error: TriggerError,
+    /// The name of the table whose lock was not had, as SQL takes it.
+    table: Option<String>,
+}
+
+impl<E: Into<TriggerError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self {
+            error: error.into(),
+            table: None,
+        }
+    }
 }
 
 /// Plans for all tables and, unless `dry_run`, applies the plans in one transaction. `asked` has
@@ -59,14 +75,24 @@ pub async fn run(
 ) -> Result<Vec<TablePlan>, TriggerError> {
     let give_up = deadline(patience);
     let mut try_for = FIRST_TRY;
+    // Locked first: while somebody holds one table for long, the others stay free.
+    let mut first: Option<String> = None;
     loop {
         let ends = give_up.min(Instant::now() + try_for);
         let catalog = Catalog::begin(client, CatalogAccess::ReadWrite)
             .await
             .context("begin a transaction")?;
-        let busy = match try_once(catalog, kind, tables, asked, ends, dry_run).await? {
+        let locking = Locking {
+            kind,
+            ends,
+            first: first.as_deref(),
+        };
+        let busy = match try_once(catalog, locking, tables, asked, dry_run).await? {
             Tried::Done(plans) => return Ok(plans),
-            Tried::Busy(error) => error,
+            Tried::Busy(failed) => {
+                first = failed.table.or(first);
+                failed.error
+            }
         };
         if Instant::now() + PAUSE >= give_up {
             let oids: Vec<u32> = asked.iter().map(|asked| asked.oid).collect();
@@ -134,12 +160,12 @@ async fn holder(client: &Client, kind: PlanKind, oids: &[u32]) -> Option<String>
 /// transaction is rolled back, which releases the others.
 async fn try_once(
     catalog: Catalog<'_>,
-    kind: PlanKind,
+    locking: Locking<'_>,
     tables: &[CatalogTable],
     asked: &[AskedTable],
-    ends: Instant,
     dry_run: bool,
 ) -> Result<Tried, TriggerError> {
+    let kind = locking.kind;
     let version = catalog.version_number().await?;
     let facts = FunctionFacts::read(&catalog, tables).await?;
     let plans = plan_all(&facts, kind, tables, asked, version)?;
@@ -147,7 +173,7 @@ async fn try_once(
         return Ok(Tried::Done(plans));
     }
     let done = async {
-        lock_tables(&catalog, kind, &plans, ends).await?;
+        lock_tables(&catalog, locking, &plans).await?;
         lock_shared_functions(&catalog, &plans).await?;
         // The first plan was made without locks. Somebody may have changed a table while we waited
         // for its lock, so plan again under the locks.
@@ -162,11 +188,12 @@ async fn try_once(
         let facts = FunctionFacts::read(&catalog, &tables).await?;
         let after = plan_all(&facts, kind, &tables, asked, version)?;
         if let Some(step) = after.iter().find_map(|plan| plan.steps.first()) {
-            return Err(TriggerError::new(format!(
+            let error = TriggerError::new(format!(
                 "the triggers were changed while they were being installed (still missing: {})",
                 step.what
-            ))
-            .with_hint("nothing was changed; somebody else works on these tables: try again"));
+            ));
+            let hint = "nothing was changed; somebody else works on these tables: try again";
+            return Err(Failed::from(error.with_hint(hint)));
         }
         Ok(plans)
     };
@@ -175,11 +202,11 @@ async fn try_once(
             catalog.commit().await.context("commit")?;
             Ok(Tried::Done(plans))
         }
-        Err(error) if error.is_busy() => {
+        Err(failed) if failed.error.is_busy() => {
             catalog.roll_back().await.context("let the locks go")?;
-            Ok(Tried::Busy(error))
+            Ok(Tried::Busy(failed))
         }
-        Err(error) => Err(error),
+        Err(failed) => Err(failed.error),
     }
 }
 
@@ -213,13 +240,29 @@ fn with_steps(plans: &[TablePlan]) -> Vec<&TablePlan> {
     changed
 }
 
-/// Locks all tables that have steps to apply, each until `ends` at most.
+/// How the tables of a try are locked.
+#[derive(Clone, Copy)]
+struct Locking<'a> {
+    kind: PlanKind,
+    /// When the waiting ends, for all locks together.
+    ends: Instant,
+    /// The table that is locked before the others, by its name as SQL takes it: the last try has not
+    /// got its lock.
+    ///
+    /// 1. A transaction that runs for minutes has written to `b`.
+    /// 2. Each try locks `a`, and waits for `b`. Meanwhile the writers of `a` wait for the try.
+    ///
+    /// So the second try waits for `b`, and holds nothing.
+    first: Option<&'a str>,
+}
+
+/// Locks all tables that have steps to apply.
 async fn lock_tables(
     catalog: &Catalog<'_>,
-    kind: PlanKind,
+    locking: Locking<'_>,
     plans: &[TablePlan],
-    ends: Instant,
-) -> Result<(), TriggerError> {
+) -> Result<(), Failed> {
+    let Locking { kind, ends, first } = locking;
     catalog
         .batch_execute("SET LOCAL client_min_messages = warning")
         .await
@@ -238,12 +281,19 @@ async fn lock_tables(
         .batch_execute(&ends)
         .await
         .context("prepare the transaction")?;
-    for together in with_steps(plans).chunks(STEPS_TOGETHER) {
+    let mut ordered = with_steps(plans);
+    // Stable: the others stay in the order of their names.
+    ordered.sort_by_key(|plan| Some(plan.sql_name.as_str()) != first);
+    for together in ordered.chunks(STEPS_TOGETHER) {
         let locks = together.iter().map(|plan| async move {
             catalog
                 .batch_execute(&lock_statement(plan, kind))
                 .await
                 .with_context(|| format!("lock {}", plan.table))
+                .map_err(|error| Failed {
+                    error,
+                    table: Some(plan.sql_name.clone()),
+                })
         });
         futures_util::future::try_join_all(locks).await?;
     }
