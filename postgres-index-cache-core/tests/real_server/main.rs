@@ -7,6 +7,7 @@
 mod support;
 
 mod changes;
+mod consumers;
 mod driver;
 mod example;
 mod faults;

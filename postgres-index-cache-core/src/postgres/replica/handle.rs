@@ -354,10 +354,9 @@ impl Replica {
     /// [`Staged::over`] shows the transaction's rows until the cache has them, and the cache's from
     /// then on. Does not wait for that.
     ///
-    /// The rows are the transaction's, or those that others have committed since. They are the former
-    /// for as long as nobody knows that the cache has them: some milliseconds, and some microseconds
-    /// after the cache itself has a later row. After a [`fence`](Self::fence) they are what that
-    /// promises. While the table is stale they stay the transaction's.
+    /// You see the transaction's rows until the cache is known to have them: for some milliseconds. In the
+    /// last microseconds of that a later commit of others may be hidden by them, but not after a
+    /// [`fence`](Self::fence). While the table is stale you go on to see the transaction's rows.
     ///
     /// Call this when the commit has returned. If its outcome is not known, because the connection was
     /// lost, call [`settle_unknown`](Self::settle_unknown). A future that is dropped before it returns

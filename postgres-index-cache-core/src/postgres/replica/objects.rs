@@ -152,7 +152,8 @@ impl<K: Clone + Eq + std::hash::Hash + Send + Sync, O: Send + Sync> WriteListene
 /// An object from here is the row's as of the last fence or later, as the rows of the replica are.
 /// While the table is not current, objects are loaded each time and not kept.
 ///
-/// The least used objects go when there is no room (S3-FIFO, of the crate `quick_cache`). An object may
+/// The least used objects go when there is no room (S3-FIFO, of the crate `quick_cache`). An object that
+/// is larger than a quarter of the room is not kept. An object may
 /// be dropped while the replica's cache is locked: its `Drop` must not call the replica.
 ///
 /// Triggers that `install-triggers` did not make are taken at their word: if a function of your own
