@@ -44,10 +44,7 @@ async fn read_xmin(
     let config = &case.target.follow;
     let condition = key_condition(config, &[case.key.to_string()])?;
     let relation = config.relation();
-    let sql = format!(
-        "SELECT x.xmin::pg_catalog.text, pg_catalog.age(x.xmin)
-         FROM {relation} AS x WHERE {condition}"
-    );
+    let sql = format!("SELECT x.xmin::pg_catalog.text FROM {relation} AS x WHERE {condition}");
     let doing = || format!("look at the row {} of {}", case.key, case.target.name());
     if config.distrust == Distrust::None {
         let row = client.query_typed_opt(&sql, &[]).await;
@@ -110,13 +107,10 @@ pub(super) async fn look(fleet: &Fleet, case: &Case<'_>) -> anyhow::Result<Seen>
         }
     };
     let xmin: String = row.get(0);
-    let age: i32 = row.get(1);
     let commit = commit_of(client, &xmin).await;
     seen.committed = commit.as_ref().and_then(|commit| commit.at);
     seen.origin = commit.and_then(|commit| commit.origin);
-    seen.is_before_trigger = trigger_age(client, case)
-        .await?
-        .is_some_and(|trigger| age > trigger);
+    seen.is_before_trigger = is_before_trigger(client, case, &xmin).await?;
     seen.xmin = Some(xmin);
     Ok(seen)
 }
@@ -153,16 +147,24 @@ async fn commit_of(client: &Traced<Client>, xmin: &str) -> Option<Commit> {
     })
 }
 
-/// Returns the age, in transactions, of the last change of the trigger or its function. To enable a
-/// trigger is such a change.
-async fn trigger_age(client: &Traced<Client>, case: &Case<'_>) -> anyhow::Result<Option<i32>> {
+/// Tells whether the transaction `xmin` is older than the last change of the trigger and that of its
+/// function. To enable a trigger is such a change.
+///
+/// Both ages are taken in one statement: an age grows with each transaction of the server, so of two
+/// statements the second would find a trigger that was made later to be the older one.
+async fn is_before_trigger(
+    client: &Traced<Client>,
+    case: &Case<'_>,
+    xmin: &str,
+) -> anyhow::Result<bool> {
     let Some(observed) = observe(&case.target.table) else {
-        return Ok(None);
+        return Ok(false);
     };
     let Some(trigger) = observed.row else {
-        return Ok(None);
+        return Ok(false);
     };
-    let sql = "SELECT least(pg_catalog.age(t.xmin), pg_catalog.age(p.xmin))
+    let sql = "SELECT pg_catalog.age($3::text::pg_catalog.xid)
+            > least(pg_catalog.age(t.xmin), pg_catalog.age(p.xmin))
         FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
         WHERE t.tgrelid = $1 AND t.tgname = $2::text::pg_catalog.name AND NOT t.tgisinternal";
     let rows = client
@@ -171,11 +173,12 @@ async fn trigger_age(client: &Traced<Client>, case: &Case<'_>) -> anyhow::Result
             &[
                 (&case.target.table.oid, Type::OID),
                 (&trigger.name.as_str(), Type::TEXT),
+                (&xmin, Type::TEXT),
             ],
         )
         .await
         .context("look at the trigger")?;
-    Ok(rows.first().map(|row| row.get(0)))
+    Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 
 impl Seen {
