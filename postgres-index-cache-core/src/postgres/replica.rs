@@ -21,6 +21,7 @@ mod health;
 mod metrics;
 mod model_needs;
 mod objects;
+mod settle;
 mod status;
 pub(super) mod supervisor;
 mod task;

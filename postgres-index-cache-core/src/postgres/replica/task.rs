@@ -9,7 +9,7 @@ use crate::postgres::replica::events::ReplicaEvent;
 use crate::postgres::replica::metrics::Metrics;
 use crate::postgres::replica::status::{ReplicaStatus, SharedStatus, Stats, TableStatus};
 use crate::postgres::replica::supervisor::{Supervisor, SupervisorEvent};
-use crate::postgres::replica::waiters::{AwaitedFence, FenceWaiter, TransactionWaiters};
+use crate::postgres::replica::waiters::{AwaitedFence, FenceWaiter, TransactionWaiters, Wait};
 use crate::sync::{State, TableId};
 use crate::transaction::TransactionToken;
 use futures_util::FutureExt as _;
@@ -18,13 +18,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{broadcast, mpsc, oneshot};
-
-/// How a transaction is waited for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wait {
-    /// Whether the caller knows that the transaction has ended.
-    pub(super) has_ended: bool,
-}
 
 /// What an application asks of the task. The answer is the end of the command's channel: a sender
 /// that is dropped says that the replica has ended.
@@ -441,8 +434,8 @@ impl Task {
         self.miss(table);
     }
 
-    /// Notes that writes of a table may not have been told. Called when the table is published as not
-    /// current, or it would be taken for current since.
+    /// Notes that writes of a table may not have been told. Call this after the table is published as
+    /// not current: an object that is loaded in between would count as loaded after the loss.
     fn miss(&self, table: TableId) {
         self.end.status.lock().telling[table.0].losses += 1;
     }

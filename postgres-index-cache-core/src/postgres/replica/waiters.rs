@@ -2,11 +2,17 @@
 //! caches.
 
 use crate::postgres::driver::Driver;
-use crate::postgres::replica::task::Wait;
 use crate::sync::{FenceId, State, TableId};
 use crate::transaction::TransactionToken;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// How a transaction is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wait {
+    /// Whether the caller knows that the transaction has ended.
+    pub(super) has_ended: bool,
+}
 
 /// A fence that is waited for.
 pub(super) struct AwaitedFence {
