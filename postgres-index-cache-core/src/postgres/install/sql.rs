@@ -5,7 +5,11 @@
 //! nor an object that a writer made can change what the function does.
 
 mod bulk;
+mod payload;
 
+use self::payload::{
+    around_key, head, head_of, head_without_key, is_set, json_string, key_expression, key_row, row,
+};
 use super::TriggerOptions;
 use crate::postgres::catalog::{
     CatalogColumn, CatalogKey, CatalogTable, Function, Leaf, RelationKind, Trigger,
@@ -15,7 +19,6 @@ use crate::postgres::triggers::{
     referencing, settings, to_arguments, transition_tables, write_comment,
 };
 use crate::postgres::{quote_identifier, quote_literal};
-use crate::value::CellType;
 
 const TEMPLATE: &str = include_str!("../../../sql/table_trigger.sql");
 const BULK_TEMPLATE: &str = include_str!("../../../sql/bulk_trigger.sql");
@@ -24,9 +27,6 @@ const GENERIC: &str = include_str!("../../../sql/cache_notification_triggers.sql
 pub const GENERIC_FUNCTION: &str = "notify_cache_change";
 /// The longest name that PostgreSQL keeps, in bytes: `NAMEDATALEN` less the zero byte at the end.
 const LONGEST_NAME: usize = 63;
-/// The longest row that is made into JSON, in bytes of the columns of no fixed length. The JSON of
-/// a longer row would not fit into a payload.
-const WIDEST: u32 = 7_900;
 
 /// The function and the triggers that a table should have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -393,113 +393,6 @@ fn free_quote(places: &[(&str, String)]) -> String {
         .unwrap_or_default()
 }
 
-/// Returns `text` as a JSON string, with its quotes.
-fn json_string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// Returns the SQL expression of the key's JSON in the record `row` (`NEW` or `OLD`): a scalar, or
-/// an array in key order if the key has several columns.
-fn key_expression(row: &str, table: &CatalogTable, key: &CatalogKey) -> String {
-    let columns = key.columns.iter().map(|name| {
-        let value = format!("{row}.{}", quote_identifier(name));
-        table
-            .column(name)
-            .map_or(value.clone(), |column| column.kind.json_argument(&value))
-    });
-    let columns: Vec<String> = columns.collect();
-    match columns.as_slice() {
-        [only] => format!("pg_catalog.to_json({only})"),
-        several => format!("pg_catalog.json_build_array({})", several.join(", ")),
-    }
-}
-
-/// Returns the arguments of `concat` that make a payload up to the oid of its relation. The key is
-/// that of the record `row` (`NEW` or `OLD`).
-fn head(action: &str, row: &str, table: &CatalogTable, key: &CatalogKey) -> String {
-    let json = quick_key(row, table, key).unwrap_or_else(|| QuickJson {
-        text: key_expression(row, table, key),
-        quote: "",
-    });
-    let (before, behind) = around_key(table, action);
-    format!(
-        "{}, {}, {}, TG_RELID",
-        quote_literal(&format!("{before}{}", json.quote)),
-        json.text,
-        quote_literal(&format!("{}{behind}", json.quote))
-    )
-}
-
-/// Returns the arguments of `concat` that make a payload without a key up to the oid of its
-/// relation.
-fn head_without_key(action: &str, table: &CatalogTable) -> String {
-    let (before, behind) = around_key(table, action);
-    format!(
-        "{}, TG_RELID",
-        quote_literal(&format!("{before}null{behind}"))
-    )
-}
-
-/// Returns the text of a payload before its key, and that from there up to the oid of its relation.
-fn around_key(table: &CatalogTable, action: &str) -> (String, String) {
-    let (name, schema) = (json_string(&table.name), json_string(&table.schema));
-    (
-        format!(r#"{{"table":{name},"action":"{action}","id":"#),
-        format!(r#","schema":{schema},"rel":"#),
-    )
-}
-
-/// The JSON of a value that `concat` can make without a call of `to_json`, which costs three times
-/// as much.
-struct QuickJson {
-    /// The SQL expression whose text the JSON holds.
-    text: String,
-    /// What stands before and behind that text: a quotation mark, or nothing.
-    quote: &'static str,
-}
-
-impl QuickJson {
-    /// Returns one SQL expression of the JSON, NULL if the value is.
-    fn into_text(self) -> String {
-        let Self { text, quote } = self;
-        match quote {
-            "" => format!("({text})::pg_catalog.text"),
-            _ => format!(
-                "'{quote}' OPERATOR(pg_catalog.||) ({text})::pg_catalog.text \
-                OPERATOR(pg_catalog.||) '{quote}'"
-            ),
-        }
-    }
-}
-
-/// Returns the quick JSON of a value, if its type's text is its JSON.
-///
-/// A column whose type is changed must not make wrong JSON of the function that was made before.
-/// Of a value of another type, these expressions fail, which asks for a reload: `|` is an operator
-/// of integers, and no text of another kind is a uuid.
-fn quick_json(kind: CellType, value: &str) -> Option<QuickJson> {
-    match kind {
-        CellType::Int2 | CellType::Int4 | CellType::Int8 => Some(QuickJson {
-            text: format!("{value} OPERATOR(pg_catalog.|) '0'::pg_catalog.int2"),
-            quote: "",
-        }),
-        CellType::Uuid => Some(QuickJson {
-            text: format!("{value}::pg_catalog.uuid"),
-            quote: "\"",
-        }),
-        _ => None,
-    }
-}
-
-/// Returns the quick JSON of the key in the record `row`, if there is one.
-fn quick_key(row: &str, table: &CatalogTable, key: &CatalogKey) -> Option<QuickJson> {
-    let [only] = key.columns.as_slice() else {
-        return None;
-    };
-    let column = table.column(only)?;
-    quick_json(column.kind, &format!("{row}.{}", quote_identifier(only)))
-}
-
 /// Returns the statement that asks those who listen on `channels` to read a table again.
 pub fn ask_for_reload(table: &CatalogTable, channels: &[&str]) -> String {
     let payload = serde_json::json!({
@@ -738,124 +631,6 @@ fn is_of_leaf(table: &CatalogTable) -> String {
     )
 }
 
-/// Returns the arguments of `concat` that make the payload of an insert or an update up to its row.
-fn head_of(action: &str, table: &CatalogTable, key: &CatalogKey) -> String {
-    // The template's variable `was` names the old key if the update changed the key.
-    let was = if action == "update" { ", was" } else { "" };
-    format!(
-        "{}, ',\"xid\":\"', pg_catalog.pg_current_xact_id(),
-        '\",\"v\":\"', NEW.ctid, '\",\"at\":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
-        CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',\"recheck\":true' \
-        END{was}",
-        head(action, "NEW", table, key)
-    )
-}
-
-/// Returns the key's columns in the record `row` (`NEW` or `OLD`).
-fn key_columns(row: &str, key: &CatalogKey) -> impl Iterator<Item = String> {
-    key.columns
-        .iter()
-        .map(move |name| format!("{row}.{}", quote_identifier(name)))
-}
-
-/// Returns the condition that a column of the key is NULL.
-fn is_null(row: &str, key: &CatalogKey) -> String {
-    key_columns(row, key)
-        .map(|column| format!("{column} IS NULL"))
-        .collect::<Vec<_>>()
-        .join(" OR ")
-}
-
-/// Returns the condition that no column of the key is NULL.
-fn is_set(row: &str, key: &CatalogKey) -> String {
-    key_columns(row, key)
-        .map(|column| format!("{column} IS NOT NULL"))
-        .collect::<Vec<_>>()
-        .join(" AND ")
-}
-
-/// Returns the row constructor of the key's columns.
-fn key_row(row: &str, key: &CatalogKey) -> String {
-    format!(
-        "ROW({})",
-        key_columns(row, key).collect::<Vec<_>>().join(", ")
-    )
-}
-
-/// Returns the arguments of `concat` that make the row of a payload of the record `record`.
-///
-/// A row that would not fit is not made into text at all: the text of 20 MB takes 200 ms.
-fn row(sent: &[&CatalogColumn], options: &TriggerOptions, record: &str) -> String {
-    if options.no_data {
-        return "''".to_string();
-    }
-    // The size of a stored value is known without reading the value. A virtual column has none: it
-    // is computed when it is read, and a trigger sees NULL.
-    let sizes: Vec<String> = sent
-        .iter()
-        .filter(|column| column.is_varlena && !column.is_virtual)
-        .map(|column| {
-            format!(
-                "coalesce(pg_catalog.pg_column_size({record}.{}), 0)",
-                quote_identifier(&column.name)
-            )
-        })
-        .collect();
-    let (nulls, data) = (nulls(sent, record), data(sent, options, record));
-    let whole = format!("{nulls}',\"data\":', {data}");
-    if sizes.is_empty() {
-        return whole;
-    }
-    format!(
-        "CASE WHEN {} OPERATOR(pg_catalog.>) {WIDEST} THEN ',\"truncated\":true'
-          ELSE pg_catalog.concat({whole}) END",
-        sizes.join(" OPERATOR(pg_catalog.+) ")
-    )
-}
-
-/// Returns the expressions of the JSON of `record`: of the whole row, or of the columns that are
-/// sent.
-fn data(sent: &[&CatalogColumn], options: &TriggerOptions, record: &str) -> String {
-    // row_to_json calls the casts to json that the owners of types have made, with the rights of
-    // whoever writes. It is used only if every type is built in. In a query it is the slower way.
-    let are_built_in = sent
-        .iter()
-        .all(|column| !matches!(column.kind, CellType::Written | CellType::WrittenArray));
-    if options.columns.is_none() && are_built_in && record == "NEW" {
-        return "pg_catalog.row_to_json(NEW)".to_string();
-    }
-    let members: Vec<String> = sent
-        .iter()
-        .enumerate()
-        .map(|(at, column)| member(column, at == 0, record))
-        .collect();
-    // A function takes 100 arguments at most, and each member is two.
-    let chunks: Vec<String> = members
-        .chunks(45)
-        .map(|chunk| format!("pg_catalog.concat({})", chunk.join(", ")))
-        .collect();
-    format!("'{{', {}, '}}'", chunks.join(", "))
-}
-
-/// Returns the two arguments of `concat` that make one member of the JSON of `record`: name and
-/// value.
-fn member(column: &CatalogColumn, is_first: bool, record: &str) -> String {
-    let name = quote_literal(&format!(
-        "{}{}:",
-        if is_first { "" } else { "," },
-        json_string(&column.name)
-    ));
-    let value = format!("{record}.{}", quote_identifier(&column.name));
-    // concat leaves NULL out, which would be no JSON.
-    let quick = quick_json(column.kind, &value).filter(|_| record != "NEW");
-    let quick = quick.map(QuickJson::into_text);
-    let json = quick.unwrap_or_else(|| {
-        let value = column.kind.json_argument(&value);
-        format!("pg_catalog.to_json({value})::pg_catalog.text")
-    });
-    format!("{name}, coalesce({json}, 'null')")
-}
-
 /// Returns the statements that end the trigger at an UPDATE which changes nothing that is sent;
 /// nothing without `--on-change`.
 ///
@@ -922,33 +697,6 @@ fn fill_places(template: &str, places: &[(&str, String)]) -> String {
     }
     text.push_str(rest);
     text
-}
-
-/// Returns the arguments of `concat` that make `"nulls":[…]`: the names of the json columns of
-/// `record` that are SQL NULL. Returns nothing if no column is json.
-///
-/// A listener needs the names because `row_to_json` writes SQL NULL and a JSON null alike.
-fn nulls(columns: &[&CatalogColumn], record: &str) -> String {
-    let names: Vec<String> = columns
-        .iter()
-        .filter(|column| column.kind.has_json_null())
-        .map(|column| {
-            format!(
-                "CASE WHEN {record}.{} IS NULL THEN {} END",
-                quote_identifier(&column.name),
-                quote_literal(&json_string(&column.name))
-            )
-        })
-        .collect();
-    if names.is_empty() {
-        return String::new();
-    }
-    // An array, since a function takes 100 arguments at most. To join it leaves NULLs out. NULLIF
-    // would look for its operator on the writer's search_path.
-    format!(
-        "',\"nulls\":[', pg_catalog.array_to_string(ARRAY[{}]::pg_catalog.text[], ','), ']', ",
-        names.join(", ")
-    )
 }
 
 #[cfg(test)]

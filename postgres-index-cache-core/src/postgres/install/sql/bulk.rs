@@ -3,10 +3,10 @@
 //!
 //! The rows come from the transition tables of the statement, which have no `ctid` and no `xmax`.
 
-use super::{
-    QuickJson, fill_places, is_null, is_of_leaf, json_string, key_columns, key_expression, key_row,
-    quick_key, row,
+use super::payload::{
+    QuickJson, is_null, json_string, key_columns, key_expression, key_row, quick_key, row,
 };
+use super::{fill_places, is_of_leaf};
 use crate::postgres::catalog::{CatalogColumn, CatalogKey, CatalogTable, RelationKind};
 use crate::postgres::quote_literal;
 use crate::postgres::triggers::{NEW_ROWS, OLD_ROWS, ROW_NAME, TriggerOptions};
