@@ -204,6 +204,8 @@ mod notification;
 mod packed;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod rules;
+mod split_mix;
 mod sync;
 mod table_cache;
 mod transaction;

@@ -18,6 +18,7 @@ use super::rules::{Rule, Rules};
 use super::streak::Streak;
 use super::timers::{Timer, Timers};
 use super::{AuxConnection, Limits, Output};
+use crate::split_mix::SplitMix;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -65,23 +66,6 @@ struct AuxState {
     failures: Streak,
 }
 
-/// Draws the random part of waits (splitmix64). A seed of its own is all the randomness that a wait
-/// needs to keep the nodes of an application apart.
-#[derive(Debug)]
-struct Jitter(u64);
-
-impl Jitter {
-    /// Returns a number from 0 to 1.
-    fn draw(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        (mixed >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
 /// The three connections, as the engine knows them.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -90,7 +74,7 @@ pub(super) struct Connections {
     reads: AuxState,
     /// The wait before all three are opened again.
     backoff: Backoff,
-    jitter: Jitter,
+    jitter: SplitMix,
     /// The failures of attempts to open all three.
     failures: Streak,
     /// The channels on which the tables' triggers notify.
@@ -128,7 +112,7 @@ impl Connections {
             fences: AuxState::default(),
             reads: AuxState::default(),
             backoff: Backoff::default(),
-            jitter: Jitter(seed),
+            jitter: SplitMix::new(seed),
             failures: Streak::default(),
             channels,
             listened: Vec::new(),
@@ -365,7 +349,7 @@ impl Connections {
         timers: &mut Timers,
         now: Instant,
     ) -> Duration {
-        let random = self.jitter.draw();
+        let random = self.jitter.share();
         let state = self.aux_mut(connection);
         let wait = state.backoff.next(random);
         state.phase = AuxPhase::Lost;
@@ -438,13 +422,13 @@ impl Connections {
 
     /// Returns the wait before all three are opened again.
     pub(super) fn next_wait(&mut self) -> Duration {
-        let random = self.jitter.draw();
+        let random = self.jitter.share();
         self.backoff.next(random)
     }
 
     /// Draws a random number from 0 to 1.
     pub(super) fn draw(&mut self) -> f64 {
-        self.jitter.draw()
+        self.jitter.share()
     }
 
     /// Notes that all connections are lost or to be dropped; `for_good` if the engine has ended.

@@ -1,12 +1,7 @@
-//! [`Rules`]: a switch for each rule of the engine. In a release every rule is in force.
-//!
-//! A test is worth something only if it fails when the code is wrong. So the simulation can
-//! disable one rule at a time, and a test shows that some seed then fails. The switch exists in
-//! tests and with the cargo feature `simulation` alone. Otherwise [`keeps`](Rules::keeps) is
-//! constant and costs nothing.
-//!
-//! Each variant of [`Rule`] has the scenario that the rule prevents. The code that enforces a rule
-//! names the rule in a comment.
+//! [`Rule`]: the rules of the engine, each with the scenario that the rule prevents.
+
+/// The rules of the engine that are in force.
+pub(super) type Rules = crate::rules::Rules<Rule>;
 
 /// A rule of the engine. Each variant says what goes wrong without the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,34 +118,4 @@ pub enum Rule {
     /// 2. F takes a snapshot, which sees that T has ended.
     /// 3. Somebody who waits for T is told that the cache has T, and reads the old row.
     Horizon,
-}
-
-/// The rules that are in force.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Rules {
-    #[cfg(any(test, feature = "simulation"))]
-    disabled: Option<Rule>,
-}
-
-impl Rules {
-    /// Returns all rules but `rule`.
-    #[cfg(any(test, feature = "simulation"))]
-    pub(super) fn without(rule: Rule) -> Self {
-        Self {
-            disabled: Some(rule),
-        }
-    }
-
-    /// Returns whether `rule` is in force.
-    #[cfg(any(test, feature = "simulation"))]
-    pub(super) fn keeps(self, rule: Rule) -> bool {
-        self.disabled != Some(rule)
-    }
-
-    /// Returns true: a release keeps every rule.
-    #[cfg(not(any(test, feature = "simulation")))]
-    #[expect(clippy::unused_self, reason = "as with the feature `simulation`")]
-    pub(super) const fn keeps(self, _: Rule) -> bool {
-        true
-    }
 }
