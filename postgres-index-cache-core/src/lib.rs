@@ -199,6 +199,8 @@ mod index;
 mod index_cache;
 mod json_scan;
 mod listener;
+#[cfg(feature = "postgres")]
+mod log;
 mod model;
 mod notification;
 mod packed;
@@ -281,6 +283,13 @@ pub mod tooling {
             Digest, RangeSum, Ranges, RowDigester, digest_of_key, key_digest, salted,
         };
         pub use crate::fleet::*;
+    }
+
+    /// The log that one relay writes and any number of nodes follow. It does no I/O.
+    #[cfg(feature = "postgres")]
+    pub mod log {
+        pub use crate::digest::RangeSum;
+        pub use crate::log::*;
     }
 
     /// The engine that joins a snapshot and the notifications without a gap. It does no I/O.

@@ -12,7 +12,7 @@
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules<R> {
     #[cfg(any(test, feature = "simulation"))]
-    disabled: Option<R>,
+    disabled: [Option<R>; 2],
     #[cfg(not(any(test, feature = "simulation")))]
     named_by: std::marker::PhantomData<R>,
 }
@@ -22,7 +22,7 @@ impl<R> Default for Rules<R> {
     fn default() -> Self {
         Self {
             #[cfg(any(test, feature = "simulation"))]
-            disabled: None,
+            disabled: [None, None],
             #[cfg(not(any(test, feature = "simulation")))]
             named_by: std::marker::PhantomData,
         }
@@ -34,14 +34,22 @@ impl<R: Copy + PartialEq> Rules<R> {
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn without(rule: R) -> Self {
         Self {
-            disabled: Some(rule),
+            disabled: [Some(rule), None],
+        }
+    }
+
+    /// Returns all rules but these, of which at most two count: some rules stand in for another.
+    #[cfg(all(feature = "postgres", any(test, feature = "simulation")))]
+    pub(crate) fn without_all(rules: &[R]) -> Self {
+        Self {
+            disabled: [rules.first().copied(), rules.get(1).copied()],
         }
     }
 
     /// Returns whether `rule` is in force.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn keeps(self, rule: R) -> bool {
-        self.disabled != Some(rule)
+        !self.disabled.contains(&Some(rule))
     }
 
     /// Returns true: a release keeps every rule.

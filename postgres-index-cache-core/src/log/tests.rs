@@ -1,0 +1,315 @@
+//! Cases of the log that a reader wants to see one by one. `tests/log_simulation` has the rest.
+
+use super::*;
+use crate::digest::RangeSum;
+use crate::sync::FenceId;
+use std::time::{Duration, Instant};
+
+const NODE: NodeLimits = NodeLimits {
+    patience: Duration::from_secs(5),
+    ask_timeout: Duration::from_secs(2),
+    retry: Duration::from_secs(1),
+};
+
+const WRITER: WriterLimits = WriterLimits {
+    answer_timeout: Duration::from_secs(5),
+    most_unanswered: 400,
+    kept: 1000,
+    most_deferred: 200,
+};
+
+fn users() -> TableName {
+    TableName {
+        schema: "app".to_string(),
+        name: "users".to_string(),
+    }
+}
+
+fn upsert(id: u32) -> RowChanges {
+    let id = id.to_string();
+    let row = JsonRow {
+        data: format!(r#"{{"id":{id}}}"#),
+        nulls: Vec::new(),
+    };
+    RowChanges {
+        table: users(),
+        ops: vec![RowOp::Upsert { id, row }],
+    }
+}
+
+/// A proof that says nothing of any table.
+fn proof() -> Proof {
+    Proof::default()
+}
+
+/// Answers each append as an engine does that stores everything, up to the first output that is no
+/// append. Adds the messages to the log, and returns that output.
+fn store(writer: &mut Writer, log: &mut Vec<Message>, now: Instant) -> Option<WriterOutput> {
+    loop {
+        let output = writer.poll()?;
+        let WriterOutput::Append { round, entry, .. } = output else {
+            return Some(output);
+        };
+        let last = log.last().map_or(Sequence(0), |message| message.sequence);
+        let sequence = last.next();
+        let place = Place {
+            sequence,
+            position: entry.position,
+        };
+        writer.handle(WriterInput::Stored { round, place }, now);
+        log.push(Message { sequence, entry });
+    }
+}
+
+/// A writer, the log that it writes, and the place of a snapshot that all can load.
+struct Written {
+    writer: Writer,
+    log: Vec<Message>,
+    snapshot: SnapshotPlace,
+}
+
+/// Returns a writer whose term has a snapshot.
+fn followed_writer(now: Instant) -> Written {
+    let mut writer = Writer::start_anew("relay", None, WRITER, 7, now);
+    let mut log = Vec::new();
+    assert_eq!(store(&mut writer, &mut log, now), None);
+    assert!(writer.start_snapshot());
+    writer.end_snapshot();
+    let Some(WriterOutput::PutSnapshot(snapshot)) = writer.poll() else {
+        panic!("nothing was published meanwhile, so the snapshot has its place");
+    };
+    writer.handle(WriterInput::SnapshotPut, now);
+    Written {
+        writer,
+        log,
+        snapshot,
+    }
+}
+
+/// Returns what a log says if the first of the places is the log's first message.
+fn whole(log: &[Message]) -> Recovered {
+    Recovered {
+        messages: log.to_vec(),
+        end: log.last().map(|message| message.entry.position),
+    }
+}
+
+/// A node that reads, and the numbers of its read and its question.
+struct ReadingNode {
+    node: Node,
+    read: u64,
+    ask: u64,
+}
+
+/// Returns a node that has loaded this snapshot and reads.
+fn reading_node(snapshot: SnapshotPlace, now: Instant) -> ReadingNode {
+    let mut node = Node::new(NODE);
+    node.handle(NodeInput::Connected, now);
+    let Some(NodeOutput::Load { load }) = node.poll() else {
+        panic!("a node without rows loads a snapshot");
+    };
+    let input = NodeInput::Loaded {
+        load,
+        snapshot: Some(snapshot),
+    };
+    node.handle(input, now);
+    let Some(NodeOutput::Read { read, from }) = node.poll() else {
+        panic!("a node reads from its snapshot on");
+    };
+    assert_eq!(from, snapshot.start.sequence);
+    let Some(NodeOutput::Ask { ask }) = node.poll() else {
+        panic!("a node asks for a fence of its own");
+    };
+    ReadingNode { node, read, ask }
+}
+
+fn hand_in(node: &mut Node, read: u64, messages: &[Message], now: Instant) {
+    for Message { sequence, entry } in messages {
+        node.message(read, *sequence, entry, &mut NoImage, now);
+    }
+}
+
+#[test]
+fn a_node_is_live_behind_a_fence_of_its_own_and_as_long_as_proofs_come() {
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        snapshot,
+    } = followed_writer(now);
+    let ReadingNode {
+        mut node,
+        read,
+        ask,
+    } = reading_node(snapshot, now);
+    writer.publish(upsert(1), now);
+    let position = writer.prove(proof(), now);
+    store(&mut writer, &mut log, now);
+    hand_in(&mut node, read, &log, now);
+    assert!(!node.is_live(now), "a proof that was found proves nothing");
+    node.handle(NodeInput::FenceWanted(FenceId(1)), now);
+    node.handle(NodeInput::Answered { ask, position }, now);
+    assert!(node.is_live(now));
+    // The fence was wanted after the question: it has one of its own.
+    let Some(NodeOutput::Ask { ask }) = node.poll() else {
+        panic!("the fence is asked for");
+    };
+    let position = writer.prove(proof(), now);
+    let seen = log.len();
+    store(&mut writer, &mut log, now);
+    hand_in(&mut node, read, &log[seen..], now);
+    node.handle(NodeInput::Answered { ask, position }, now);
+    assert_eq!(node.poll(), Some(NodeOutput::FenceReached(FenceId(1))));
+    let late = now + NODE.patience;
+    assert!(!node.is_live(late), "no proof has come for too long");
+}
+
+// A process that was stopped finds old messages in its buffers before it looks at the clock.
+#[test]
+fn a_proof_that_waited_in_a_buffer_makes_nothing_live() {
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        snapshot,
+    } = followed_writer(now);
+    let ReadingNode {
+        mut node,
+        read,
+        ask,
+    } = reading_node(snapshot, now);
+    let position = writer.prove(proof(), now);
+    store(&mut writer, &mut log, now);
+    hand_in(&mut node, read, &log, now);
+    node.handle(NodeInput::Answered { ask, position }, now);
+    assert!(node.is_live(now));
+    writer.prove(proof(), now);
+    let seen = log.len();
+    store(&mut writer, &mut log, now);
+    let an_hour_later = now + Duration::from_secs(3600);
+    hand_in(&mut node, read, &log[seen..], an_hour_later);
+    assert!(!node.is_live(an_hour_later));
+    assert!(matches!(node.poll(), Some(NodeOutput::Ask { .. })));
+}
+
+#[test]
+fn rows_that_change_while_the_engine_is_away_are_published_behind_stale() {
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        ..
+    } = followed_writer(now);
+    writer.handle(WriterInput::Disconnected, now);
+    for id in 1..=6 {
+        writer.publish(upsert(id), now);
+    }
+    assert_eq!(writer.counters().deferred, 1);
+    assert_eq!(writer.prove(proof(), now), None, "the log lacks the rows");
+    let Some(WriterOutput::Recover { round, .. }) = writer.poll() else {
+        panic!("the log is read first");
+    };
+    let found = whole(&log);
+    writer.handle(WriterInput::Recovered { round, found }, now);
+    // What was kept is published first. Then there is room for `stale`, and for the deferred rows.
+    let Some(WriterOutput::PublishDeferred(keys)) = store(&mut writer, &mut log, now) else {
+        panic!("the deferred rows are asked for");
+    };
+    let last = log.last().map(|message| &message.entry.body);
+    assert!(matches!(last, Some(Body::Stale { .. })), "{last:?}");
+    assert_eq!(writer.counters().resets, 0);
+    let keys: Vec<&String> = keys.tables().flat_map(|(_, keys)| keys).collect();
+    assert!(keys.contains(&&"6".to_string()), "{keys:?}");
+    assert_eq!(writer.prove(proof(), now), None, "nothing is published yet");
+    writer.deferred_are_published();
+    assert!(writer.prove(proof(), now).is_some());
+}
+
+#[test]
+fn more_changes_than_keys_can_say_begin_the_log_anew() {
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        ..
+    } = followed_writer(now);
+    let term = writer.position().epoch;
+    writer.handle(WriterInput::Disconnected, now);
+    for id in 1..=100 {
+        writer.publish(upsert(id), now);
+    }
+    let Some(WriterOutput::Recover { round, .. }) = writer.poll() else {
+        panic!("the log is read first");
+    };
+    let found = whole(&log);
+    writer.handle(WriterInput::Recovered { round, found }, now);
+    assert_eq!(store(&mut writer, &mut log, now), None);
+    let begin = log.last().map(|message| &message.entry.body);
+    assert!(
+        matches!(begin, Some(Body::Begin { after: None, .. })),
+        "{begin:?}"
+    );
+    assert!(writer.position().epoch.number > term.number);
+    assert!(writer.wants_snapshot(), "nobody can follow without one");
+    writer.publish(upsert(1), now);
+    assert_eq!(writer.poll(), None, "the snapshot will have the row");
+}
+
+#[test]
+fn a_writer_that_finds_another_s_term_steps_down() {
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        snapshot,
+    } = followed_writer(now);
+    let base = Base {
+        position: writer.position(),
+        seen: snapshot.end,
+    };
+    let mut other = Writer::lead("another", base, WRITER, 8, now);
+    assert_eq!(store(&mut other, &mut log, now), None);
+    writer.publish(upsert(1), now);
+    let Some(WriterOutput::Append { round, .. }) = writer.poll() else {
+        panic!("the row is appended");
+    };
+    writer.handle(WriterInput::Refused { round }, now);
+    let Some(WriterOutput::Recover { round, .. }) = writer.poll() else {
+        panic!("the log tells why");
+    };
+    let found = whole(&log);
+    writer.handle(WriterInput::Recovered { round, found }, now);
+    assert_eq!(writer.poll(), Some(WriterOutput::StepDown));
+    assert!(writer.is_over());
+}
+
+#[test]
+fn a_proof_of_other_rows_makes_a_reader_load_a_snapshot() {
+    /// An image without a row.
+    struct Empty;
+    impl Image for Empty {
+        fn apply(&mut self, _: &RowChanges) {}
+        fn is_as(&self, proof: &Proof) -> bool {
+            proof.tables.iter().all(|proof| proof.rows.rows == 0)
+        }
+    }
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        snapshot,
+    } = followed_writer(now);
+    let ReadingNode { mut node, read, .. } = reading_node(snapshot, now);
+    let rows = RangeSum { rows: 1, sum: 1 };
+    let tables = vec![TableProof {
+        table: users(),
+        rows,
+    }];
+    writer.prove(Proof { tables }, now);
+    store(&mut writer, &mut log, now);
+    for Message { sequence, entry } in &log {
+        node.message(read, *sequence, entry, &mut Empty, now);
+    }
+    assert_eq!(node.counters().differing, 1);
+    assert!(matches!(node.poll(), Some(NodeOutput::Load { .. })));
+}
