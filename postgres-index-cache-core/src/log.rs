@@ -24,7 +24,8 @@
 //!
 //! [`Follower`] has R1 to R4, R6 and R7; [`Node`] has R1 and R5.
 //!
-//! - **R1, contiguous.** Messages come without a hole. At a hole, a reconnect or a silence the reader
+//! - **R1, contiguous.** Messages come without a hole, each behind the entry that it was appended
+//!   behind. At a hole, a reconnect or a silence the reader
 //!   reads again from the message that was seen last, that one included.
 //! - **R2, overlap.** A read begins with the very message that was seen there before. If another
 //!   stands there, or the log ends before it, the log is another one: load a snapshot.
@@ -39,7 +40,8 @@
 //!
 //! # Rules of a writer
 //!
-//! [`Writer`] has W1, W2, W4, W5 and the places of W7. Whoever drives it has W3 and W6.
+//! [`Writer`] has W2, W4, W5 and the places of W7. Whoever drives the writer has W1, W3 and W6, and
+//! looks whether any snapshot is usable.
 //!
 //! - **W1.** A relay begins a term only behind the log's end, with the rows that are its fold.
 //! - **W2.** Each append names the entry that must be the log's last one, and not its sequence.
@@ -59,8 +61,9 @@
 //!
 //! - **I1.** All readers have one image at one position.
 //! - **I2.** The image at a proof is PostgreSQL's tables as of that fence or later.
-//! - **I3.** A node that says live shows a committed state at or after the last fence that it asked
-//!   for, and never goes back.
+//! - **I3.** A node that says live shows the image of a position at or after the last fence that it
+//!   asked for, and never goes back. A transaction whose changes are in several entries is seen in
+//!   parts, as several notifications are.
 //! - **I4.** When a fence is reached at a node, everything committed before the call is in the image.
 //! - **I5.** Whatever the log loses is noticed by each reader, or the reader is not live.
 //! - **I6.** PostgreSQL, one relay and a working engine make every node live again without help.

@@ -12,17 +12,17 @@
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules<R> {
     #[cfg(any(test, feature = "simulation"))]
-    disabled: [Option<R>; 2],
+    disabled: [Option<R>; 3],
     #[cfg(not(any(test, feature = "simulation")))]
     named_by: std::marker::PhantomData<R>,
 }
 
-impl<R> Default for Rules<R> {
+impl<R: Copy> Default for Rules<R> {
     /// Returns all rules.
     fn default() -> Self {
         Self {
             #[cfg(any(test, feature = "simulation"))]
-            disabled: [None, None],
+            disabled: [None; 3],
             #[cfg(not(any(test, feature = "simulation")))]
             named_by: std::marker::PhantomData,
         }
@@ -34,15 +34,15 @@ impl<R: Copy + PartialEq> Rules<R> {
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn without(rule: R) -> Self {
         Self {
-            disabled: [Some(rule), None],
+            disabled: [Some(rule), None, None],
         }
     }
 
-    /// Returns all rules but these, of which at most two count: some rules stand in for another.
+    /// Returns all rules but these, of which at most three count: some rules stand in for another.
     #[cfg(all(feature = "postgres", any(test, feature = "simulation")))]
     pub(crate) fn without_all(rules: &[R]) -> Self {
         Self {
-            disabled: [rules.first().copied(), rules.get(1).copied()],
+            disabled: [0, 1, 2].map(|at| rules.get(at).copied()),
         }
     }
 

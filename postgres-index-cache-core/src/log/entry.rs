@@ -1,16 +1,19 @@
 //! [`Entry`]: one message of a log, and the JSON in which it is sent.
 //!
 //! ```json
-//! {"position":"3.00c0ffee00c0ffee.1","kind":"begin","after":"2.0badcafe0badcafe.91","writer":"relay-1"}
-//! {"position":"3.00c0ffee00c0ffee.2","kind":"rows","schema":"app","table":"users","ops":[
+//! {"position":"3.00c0ffee00c0ffee.1","behind":"2.0badcafe0badcafe.92","kind":"begin","after":"2.0badcafe0badcafe.91","writer":"relay-1"}
+//! {"position":"3.00c0ffee00c0ffee.2","behind":"3.00c0ffee00c0ffee.1","kind":"rows","schema":"app","table":"users","ops":[
 //!     {"action":"upsert","id":7,"data":{"id":7,"j":null},"nulls":["j"]},
 //!     {"action":"replace","old_id":8,"id":9,"data":{"id":9,"j":[]}},
 //!     {"action":"remove","id":5},
 //!     {"action":"clear","spared":[7]}]}
-//! {"position":"3.00c0ffee00c0ffee.3","kind":"proof","tables":[
+//! {"position":"3.00c0ffee00c0ffee.3","behind":"3.00c0ffee00c0ffee.2","kind":"proof","tables":[
 //!     {"schema":"app","table":"users","rows":1,"digest":"000102030405060708090a0b0c0d0e0f"}]}
-//! {"position":"3.00c0ffee00c0ffee.4","kind":"stale","why":"the listening connection was closed"}
+//! {"position":"3.00c0ffee00c0ffee.4","behind":"3.00c0ffee00c0ffee.3","kind":"stale","why":"the listening connection was closed"}
 //! ```
+//!
+//! `behind` is the entry that the log ended with when this one was appended. `after` is the entry
+//! whose rows a term builds upon: entries that nobody takes may stand between the two.
 //!
 //! Keys and rows are the JSON that a payload has (`docs/payload.md`), digit by digit. `nulls` names
 //! the members that are SQL NULL, as opposed to the JSON value `null`.
@@ -25,6 +28,8 @@ use serde_json::value::RawValue;
 pub struct Entry {
     /// Name of the entry.
     pub position: Position,
+    /// Name of the entry in front of this one, whoever wrote that; `None` if this is the log's first.
+    pub behind: Option<Position>,
     /// What the writer says with the entry.
     pub body: Body,
 }
@@ -153,6 +158,8 @@ enum Kind {
 #[derive(Serialize, Deserialize)]
 struct WireEntry<'a> {
     position: Position,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    behind: Option<Position>,
     kind: Kind,
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<Position>,
@@ -211,7 +218,7 @@ impl Entry {
     /// # Errors
     /// If a key or a row is not JSON.
     pub fn to_json(&self) -> Result<String, EntryError> {
-        let mut wire = WireEntry::new(self.position, Kind::Stale);
+        let mut wire = WireEntry::new(self, Kind::Stale);
         match &self.body {
             Body::Begin { after, writer } => {
                 wire.kind = Kind::Begin;
@@ -271,6 +278,7 @@ impl Entry {
         };
         Ok(Self {
             position: wire.position,
+            behind: wire.behind,
             body,
         })
     }
@@ -278,9 +286,10 @@ impl Entry {
 
 impl WireEntry<'_> {
     /// Returns an entry without the members that are of one kind alone.
-    fn new(position: Position, kind: Kind) -> Self {
+    fn new(entry: &Entry, kind: Kind) -> Self {
         Self {
-            position,
+            position: entry.position,
+            behind: entry.behind,
             kind,
             after: None,
             writer: None,
@@ -428,6 +437,7 @@ mod tests {
     fn rows(ops: Vec<RowOp>) -> Entry {
         Entry {
             position: "3.00c0ffee00c0ffee.2".parse().expect("a position"),
+            behind: None,
             body: Body::Rows(RowChanges {
                 table: TableName {
                     schema: "app".to_string(),

@@ -37,7 +37,8 @@ pub enum Took {
     Applied,
     /// The entry changes nothing: it was seen before, or a writer wrote it whose term is over.
     Ignored,
-    /// Messages are missing in front of this one. Read again from the one that was seen last.
+    /// Messages are missing in front of this one, or the one that was seen last is not in the log any
+    /// more. Read again from that one.
     Hole,
     /// Nothing that is known stands in the log any more, or the term builds upon a snapshot. Load a
     /// snapshot.
@@ -100,6 +101,11 @@ impl Follower {
         self.seen
     }
 
+    /// Returns the number of the last message that was seen.
+    pub fn seen_sequence(&self) -> Option<Sequence> {
+        self.seen.map(|place| place.sequence)
+    }
+
     /// Returns the end of the loaded snapshot, if it was not seen yet.
     pub fn exact_from(&self) -> Option<Place> {
         self.exact_from
@@ -159,6 +165,9 @@ impl Follower {
             };
         }
         if sequence != seen.sequence.next() && self.rules.keeps(Rule::Contiguous) {
+            return Took::Hole;
+        }
+        if entry.behind != Some(seen.position) && self.rules.keeps(Rule::Chain) {
             return Took::Hole;
         }
         self.seen = Some(place);

@@ -18,7 +18,8 @@ use super::follower::{Follower, Image, Took};
 use super::position::{Position, Sequence};
 use super::rules::{Rule, Rules};
 use super::snapshot::SnapshotPlace;
-use crate::sync::FenceId;
+use crate::split_mix::SplitMix;
+use crate::sync::{Backoff, FenceId};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -27,10 +28,9 @@ use std::time::{Duration, Instant};
 pub struct NodeLimits {
     /// The longest time between two proofs. Rows are not live for longer behind a proof.
     pub patience: Duration,
-    /// The wait for the answer to a question, before the node asks anew.
+    /// The wait for the answer to a question, before the node asks anew. Where the answer is known,
+    /// the wait until something of the log in front of its position has come.
     pub ask_timeout: Duration,
-    /// The wait before a snapshot is looked for again if there is none.
-    pub retry: Duration,
 }
 
 /// An event that the driver of a node reports.
@@ -41,16 +41,20 @@ pub enum NodeInput {
     /// The engine is lost.
     Disconnected,
     /// The answer to [`NodeOutput::Load`]: the rows of a snapshot that is usable are in the image,
-    /// which had no other rows or was cleared; or there is no such snapshot.
+    /// which had no other rows or was cleared; or there is no such snapshot. If a snapshot could not
+    /// be fetched, say [`Disconnected`](Self::Disconnected): nothing is known of the log then.
     Loaded {
         /// Number of the load.
         load: u64,
         /// Part of the log that the snapshot stands for.
         snapshot: Option<SnapshotPlace>,
     },
-    /// The log's end was looked at.
+    /// The log's end was looked at, and no message has come for a while. Say this at intervals as
+    /// long as messages take to arrive.
     End {
-        /// Number of the last message; `None` if the log is empty.
+        /// Number of the read that was underway when the end was asked for.
+        read: u64,
+        /// Number of the last message that stands in the log; `None` if there is none.
         end: Option<Sequence>,
     },
     /// The answer to [`NodeOutput::Ask`].
@@ -60,8 +64,16 @@ pub enum NodeInput {
         /// Position of the proof. `None` if nobody can prove anything now.
         position: Option<Position>,
     },
-    /// A caller asks for a fence.
+    /// A message of the read with this number cannot be read: it is of a kind that is not known here,
+    /// or is no entry.
+    Unreadable {
+        /// Number of the read.
+        read: u64,
+    },
+    /// A caller asks for a fence. Later fences have higher numbers.
     FenceWanted(FenceId),
+    /// A caller does not wait for a fence any more.
+    FenceDropped(FenceId),
     /// The time of [`Node::poll_timeout`] has come.
     TimePassed,
 }
@@ -82,7 +94,8 @@ pub enum NodeOutput {
         /// First message to read.
         from: Sequence,
     },
-    /// Ask whoever writes the log for a fence.
+    /// Ask whoever writes the log for a fence. Numbers begin at 1 when a process starts, so the
+    /// answer must be addressed to this process.
     Ask {
         /// Number of the question, for the answer.
         ask: u64,
@@ -98,7 +111,7 @@ enum Phase {
     Disconnected,
     /// Entered when a snapshot was asked for.
     Loading,
-    /// Entered when there was no usable snapshot. Ends at the time.
+    /// Entered when there was no usable snapshot, or loading one was of no use. Ends at the time.
     Waiting(Instant),
     /// Entered when the driver was asked to read.
     Reading,
@@ -108,12 +121,14 @@ enum Phase {
 #[derive(Debug, Clone, Copy)]
 struct Ask {
     number: u64,
-    /// How many of the fences that wait were asked for before the question was.
-    covers: usize,
+    /// The last fence that was asked for before the question was.
+    covers: Option<FenceId>,
     /// The position of the answer.
     position: Option<Position>,
     /// When the node asks anew.
     until: Instant,
+    /// The position of the image when the wait began.
+    waits_from: Option<Position>,
 }
 
 /// Figures of a node.
@@ -129,6 +144,8 @@ pub struct NodeCounters {
     pub lost: u64,
     /// How often the rows were not those of the writer.
     pub differing: u64,
+    /// Messages that could not be read.
+    pub unreadable: u64,
 }
 
 /// Follows a log.
@@ -157,6 +174,14 @@ pub struct Node {
     stalled_at: Option<Sequence>,
     /// How many loads in a row have not led to the log's end.
     failed_loads: u32,
+    /// The log's end at the first look since the last load.
+    end_since_load: Option<Sequence>,
+    /// The last message that was seen when there was a hole, and how often in a row.
+    hole_at: Option<Sequence>,
+    holes_there: u32,
+    /// The wait before the next load.
+    backoff: Backoff,
+    random: SplitMix,
     /// Whether the last message of the log was seen, when the log's end was last heard of.
     is_at_end: bool,
     counters: NodeCounters,
@@ -164,8 +189,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// Returns a node without an image.
-    pub fn new(limits: NodeLimits) -> Self {
+    /// Returns a node without an image. `seed` decides the random part of waits, which keeps nodes
+    /// apart that have lost one engine.
+    pub fn new(limits: NodeLimits, seed: u64) -> Self {
         Self {
             follower: Follower::default(),
             limits,
@@ -181,6 +207,11 @@ impl Node {
             proven_until: None,
             stalled_at: None,
             failed_loads: 0,
+            end_since_load: None,
+            hole_at: None,
+            holes_there: 0,
+            backoff: Backoff::default(),
+            random: SplitMix::new(seed),
             is_at_end: false,
             counters: NodeCounters::default(),
             outputs: VecDeque::new(),
@@ -188,14 +219,14 @@ impl Node {
     }
 
     /// Returns a node that follows the log in order to write on, and never asks for fences.
-    pub fn standing_by(limits: NodeLimits) -> Self {
+    pub fn standing_by(limits: NodeLimits, seed: u64) -> Self {
         Self {
             asks_for_fences: false,
-            ..Self::new(limits)
+            ..Self::new(limits, seed)
         }
     }
 
-    /// Disables rules, at most two.
+    /// Disables rules, at most three.
     #[cfg(any(test, feature = "simulation"))]
     pub fn disable(&mut self, rules: &[Rule]) {
         self.rules = Rules::without_all(rules);
@@ -267,9 +298,20 @@ impl Node {
                 self.loaded(snapshot, now);
             }
             NodeInput::Loaded { .. } => {}
-            NodeInput::End { end } => self.end_is(end),
+            NodeInput::End { read, end } => {
+                if read == self.read && self.phase == Phase::Reading {
+                    self.end_is(end, now);
+                }
+            }
+            NodeInput::Unreadable { read } => {
+                if read == self.read && self.phase == Phase::Reading {
+                    self.counters.unreadable += 1;
+                    self.load_failed(now);
+                }
+            }
             NodeInput::Answered { ask, position } => self.answered(ask, position),
             NodeInput::FenceWanted(fence) => self.fences.push_back(fence),
+            NodeInput::FenceDropped(fence) => self.fences.retain(|waiting| *waiting != fence),
             NodeInput::TimePassed => self.time_passed(now),
         }
         self.check_ask(now);
@@ -295,16 +337,14 @@ impl Node {
                 if matches!(entry.body, Body::Proof(_)) && self.follower.is_proven() {
                     self.proven_until = Some(now + self.limits.patience);
                 }
+                self.check_caught_up();
             }
             Took::Ignored => {}
-            Took::Hole => {
-                self.counters.holes += 1;
-                self.read_again();
-            }
-            Took::Lost => self.lost(),
+            Took::Hole => self.hole(now),
+            Took::Lost => self.lost(now),
             Took::Differs => {
                 self.counters.differing += 1;
-                self.ask_for_snapshot();
+                self.load_failed(now);
             }
         }
         self.check_ask(now);
@@ -334,16 +374,68 @@ impl Node {
         });
     }
 
+    /// Reads again from the last message that was seen, since the next one is missing.
+    ///
+    /// An engine that has lost a message in the middle never sends that message, however often the
+    /// log is read. A snapshot from behind the hole helps.
+    fn hole(&mut self, now: Instant) {
+        /// A message may be dropped again on its way.
+        const ENOUGH: u32 = 5;
+        self.counters.holes += 1;
+        let seen = self.follower.seen_sequence();
+        self.holes_there = if self.hole_at == seen {
+            self.holes_there + 1
+        } else {
+            1
+        };
+        self.hole_at = seen;
+        if self.holes_there < ENOUGH {
+            return self.read_again();
+        }
+        self.hole_at = None;
+        self.lost(now);
+    }
+
     /// Gives the image up: the log is another one.
-    fn lost(&mut self) {
+    fn lost(&mut self, now: Instant) {
         self.counters.lost += 1;
+        self.load_failed(now);
+    }
+
+    /// Gives the image up. Loads a snapshot, after a while if loading was of no use before.
+    ///
+    /// Without the wait:
+    /// 1. A relay begins anew, and writes a snapshot, which takes seconds.
+    /// 2. A thousand nodes load the snapshot from before, read up to the new `begin`, and load
+    ///    again, as fast as the network goes.
+    /// 3. The relay's snapshot waits behind all of that.
+    fn load_failed(&mut self, now: Instant) {
         self.failed_loads += 1;
-        self.ask_for_snapshot();
+        if self.failed_loads == 1 {
+            return self.ask_for_snapshot();
+        }
+        self.give_up_image();
+        self.phase = Phase::Waiting(now + self.backoff.next(self.random.share()));
+    }
+
+    /// Notes that loading has helped, once the log's end is reached as of the first look at it since.
+    fn check_caught_up(&mut self) {
+        let seen = self.follower.seen_sequence();
+        if self.end_since_load.is_some() && seen >= self.end_since_load && self.follower.is_exact()
+        {
+            self.failed_loads = 0;
+            self.backoff.reset();
+        }
+    }
+
+    fn give_up_image(&mut self) {
+        self.end_since_load = None;
+        self.forget_answers();
+        self.follower = Follower::default().with_rules(self.rules);
     }
 
     fn ask_for_snapshot(&mut self) {
-        self.forget_answers();
-        self.follower = Follower::default().with_rules(self.rules);
+        self.give_up_image();
         self.phase = Phase::Loading;
         self.load += 1;
         self.outputs.push_back(NodeOutput::Load { load: self.load });
@@ -352,7 +444,7 @@ impl Node {
     fn loaded(&mut self, snapshot: Option<SnapshotPlace>, now: Instant) {
         let Some(snapshot) = snapshot else {
             self.failed_loads += 1;
-            self.phase = Phase::Waiting(now + self.limits.retry);
+            self.phase = Phase::Waiting(now + self.backoff.next(self.random.share()));
             return;
         };
         self.counters.loads += 1;
@@ -371,23 +463,26 @@ impl Node {
     }
 
     /// Takes word of the log's last message.
-    fn end_is(&mut self, end: Option<Sequence>) {
-        if self.phase != Phase::Reading {
+    fn end_is(&mut self, end: Option<Sequence>, now: Instant) {
+        let end = end.unwrap_or_default();
+        let is_overlap_due = self.follower.read_from() == self.follower.seen_sequence();
+        if self.follower.is_ahead_of(end) {
+            // Rule::Overlap. Messages may have come since the end was asked for. So the log is read
+            // again first, and counts as another one if the message that was seen does not come.
+            if is_overlap_due {
+                self.lost(now);
+            } else {
+                self.read_again();
+            }
             return;
         }
-        let end = end.unwrap_or_default();
-        if self.follower.is_ahead_of(end) {
-            // Rule::Overlap
-            return self.lost();
-        }
-        let seen = self.follower.seen().map(|place| place.sequence);
+        let seen = self.follower.seen_sequence();
         self.is_at_end = seen == Some(end);
-        if self.is_at_end() {
-            self.failed_loads = 0;
-        }
+        self.end_since_load.get_or_insert(end);
+        self.check_caught_up();
         // Messages may be on their way. If none has come since the last word of the end, none is.
         let is_stalled = seen.is_some() && self.stalled_at == seen;
-        let is_behind = seen < Some(end) || self.follower.read_from() == seen;
+        let is_behind = seen < Some(end) || is_overlap_due;
         if is_behind && is_stalled && self.rules.keeps(Rule::Silence) {
             self.read_again();
         } else {
@@ -408,8 +503,19 @@ impl Node {
 
     fn time_passed(&mut self, now: Instant) {
         self.end_overdue(now);
-        if self.ask.is_some_and(|ask| ask.until <= now) {
-            self.ask = None;
+        if let Some(ask) = &mut self.ask
+            && ask.until <= now
+        {
+            // A reader that is behind gets to the answer in time. To ask anew would put the answer
+            // further behind, again and again.
+            let position = self.follower.position();
+            let is_nearer = position != ask.waits_from && ask.position.is_some();
+            if is_nearer {
+                ask.waits_from = position;
+                ask.until = now + self.limits.ask_timeout;
+            } else {
+                self.ask = None;
+            }
         }
         if matches!(self.phase, Phase::Waiting(until) if until <= now) {
             self.ask_for_snapshot();
@@ -437,8 +543,11 @@ impl Node {
         {
             if position.has(&answer) && self.follower.is_proven() {
                 self.is_fresh = true;
-                let reached = self.fences.drain(..covers).map(NodeOutput::FenceReached);
-                self.outputs.extend(reached);
+                while self.fences.front().copied() <= covers
+                    && let Some(fence) = self.fences.pop_front()
+                {
+                    self.outputs.push_back(NodeOutput::FenceReached(fence));
+                }
                 self.ask = None;
             } else if position.epoch.number > answer.epoch.number {
                 // The term of the answer is over, and its proof will not come.
@@ -450,9 +559,10 @@ impl Node {
             self.asked += 1;
             self.ask = Some(Ask {
                 number: self.asked,
-                covers: self.fences.len(),
+                covers: self.fences.back().copied(),
                 position: None,
                 until: now + self.limits.ask_timeout,
+                waits_from: self.follower.position(),
             });
             self.outputs.push_back(NodeOutput::Ask { ask: self.asked });
         }

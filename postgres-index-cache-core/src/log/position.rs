@@ -8,10 +8,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
-/// One writer's term. Numbers grow from writer to writer.
+/// One writer's term. A term that builds upon another has a higher number.
 ///
-/// The nonce tells two terms of one number apart: a log that was rolled back may see a number
-/// twice.
+/// The nonce tells two terms of one number apart: two relays may begin at once, and a log that was
+/// rolled back or wiped may see a number twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch {
     /// Number of the term.
@@ -59,6 +59,8 @@ impl FromStr for Position {
     type Err = PositionError;
 
     fn from_str(text: &str) -> Result<Self, PositionError> {
+        /// Numbers beyond that are no writer's, and the next one must be a number too.
+        const MOST: u64 = u64::MAX / 2;
         let parsed = || {
             let mut parts = text.split('.');
             let number = parts.next()?.parse().ok()?;
@@ -68,7 +70,9 @@ impl FromStr for Position {
                 number: parts.next()?.parse().ok()?,
             };
             // One spelling alone names an entry.
-            (position.to_string() == text).then_some(position)
+            let is_canonical = position.to_string() == text;
+            let is_small = position.epoch.number.max(position.number) <= MOST;
+            (is_canonical && is_small).then_some(position)
         };
         parsed().ok_or_else(|| PositionError(text.to_string()))
     }
@@ -154,6 +158,8 @@ mod tests {
             "3.0000000000c0ffee",
             "3.0000000000c0ffee.17.1",
             "+3.0000000000c0ffee.17",
+            "3.0000000000c0ffee.18446744073709551615",
+            "18446744073709551615.0000000000c0ffee.17",
         ] {
             assert!(text.parse::<Position>().is_err(), "{text}");
         }

@@ -6,25 +6,28 @@ pub(super) type Rules = crate::rules::Rules<Rule>;
 
 /// A rule of whoever reads or writes a log. Each variant says what goes wrong without the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(
-    not(any(test, feature = "simulation")),
-    expect(dead_code, reason = "a release keeps all rules and names some alone")
-)]
 pub enum Rule {
-    /// R1: messages come without a hole. Without this:
+    /// R1: messages come without a hole. Without this, and without `Chain`:
     /// 1. The engine throws a slow reader out, and a message is dropped.
-    /// 2. The next one is taken.
-    /// 3. The reader lacks the dropped rows, and shows the others as live.
+    /// 2. The next one is not the next of the reader's term, nor are those behind that one.
+    /// 3. The reader ignores them all, and never becomes live again.
     Contiguous,
     /// R1: whoever is told that the log goes on behind what came reads again. Without this:
     /// 1. The last message of a log is dropped on its way to a reader, and the writer dies.
     /// 2. No message follows, so the reader sees no hole.
     /// 3. The reader, which is to write next, lacks the log's end for ever.
     Silence,
+    /// R1: an entry is taken only behind the one that it was appended behind. Without this:
+    /// 1. A reader has taken message 12. The engine loses that message, and no connection.
+    /// 2. Another relay begins with a message 12, which is dropped on its way to the reader.
+    /// 3. Message 13 has the number that the reader expects, and is not of the reader's term. The
+    ///    reader ignores that message and all later ones, and never becomes live again.
+    Chain,
     /// R2: a read begins with the entry that was seen there before. Without this:
     /// 1. A reader has seen message 7. The engine loses messages 6 and 7.
     /// 2. A writer appends others as 6, 7 and 8, and the reader reads on from 8.
-    /// 3. The reader has the lost 6 and 7, and lacks those that took their place.
+    /// 3. The reader has the lost 6 and 7, takes nothing of what took their place, and never becomes
+    ///    live again.
     Overlap,
     /// R3: an entry is taken only if it is of the reader's term, number and nonce. Without this:
     /// 1. A log that was rolled back sees the number of a term twice.

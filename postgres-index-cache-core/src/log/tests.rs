@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 const NODE: NodeLimits = NodeLimits {
     patience: Duration::from_secs(5),
     ask_timeout: Duration::from_secs(2),
-    retry: Duration::from_secs(1),
 };
 
 const WRITER: WriterLimits = WriterLimits {
@@ -47,7 +46,7 @@ fn proof() -> Proof {
 fn store(writer: &mut Writer, log: &mut Vec<Message>, now: Instant) -> Option<WriterOutput> {
     loop {
         let output = writer.poll()?;
-        let WriterOutput::Append { round, entry, .. } = output else {
+        let WriterOutput::Append { round, entry } = output else {
             return Some(output);
         };
         let last = log.last().map_or(Sequence(0), |message| message.sequence);
@@ -78,7 +77,7 @@ fn followed_writer(now: Instant) -> Written {
     let Some(WriterOutput::PutSnapshot(snapshot)) = writer.poll() else {
         panic!("nothing was published meanwhile, so the snapshot has its place");
     };
-    writer.handle(WriterInput::SnapshotPut, now);
+    writer.handle(WriterInput::SnapshotPut(snapshot), now);
     Written {
         writer,
         log,
@@ -103,7 +102,7 @@ struct ReadingNode {
 
 /// Returns a node that has loaded this snapshot and reads.
 fn reading_node(snapshot: SnapshotPlace, now: Instant) -> ReadingNode {
-    let mut node = Node::new(NODE);
+    let mut node = Node::new(NODE, 7);
     node.handle(NodeInput::Connected, now);
     let Some(NodeOutput::Load { load }) = node.poll() else {
         panic!("a node without rows loads a snapshot");
@@ -312,4 +311,101 @@ fn a_proof_of_other_rows_makes_a_reader_load_a_snapshot() {
     }
     assert_eq!(node.counters().differing, 1);
     assert!(matches!(node.poll(), Some(NodeOutput::Load { .. })));
+}
+
+// 1. An engine has lost a message in the middle of its log.
+// 2. The next one does not follow, however often the log is read again.
+#[test]
+fn a_message_that_never_comes_makes_a_reader_load_a_snapshot() {
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        snapshot,
+    } = followed_writer(now);
+    for _ in 0..3 {
+        writer.prove(proof(), now);
+    }
+    store(&mut writer, &mut log, now);
+    log.remove(2);
+    let ReadingNode { mut node, read, .. } = reading_node(snapshot, now);
+    hand_in(&mut node, read, &log, now);
+    let mut reads = 1;
+    loop {
+        match node.poll() {
+            Some(NodeOutput::Read { read, .. }) => {
+                reads += 1;
+                hand_in(&mut node, read, &log[1..], now);
+            }
+            Some(NodeOutput::Ask { .. }) => {}
+            Some(NodeOutput::Load { .. }) => break,
+            output => panic!("{output:?} after {reads} reads"),
+        }
+    }
+    assert_eq!((reads, node.counters().holes), (5, 5));
+}
+
+// To ask anew would put the answer further behind.
+#[test]
+fn a_reader_that_is_behind_waits_for_the_answer_as_long_as_it_gets_nearer() {
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        snapshot,
+    } = followed_writer(now);
+    for id in 1..=4 {
+        writer.publish(upsert(id), now);
+        store(&mut writer, &mut log, now);
+    }
+    let position = writer.prove(proof(), now);
+    store(&mut writer, &mut log, now);
+    let ReadingNode {
+        mut node,
+        read,
+        ask,
+    } = reading_node(snapshot, now);
+    node.handle(NodeInput::Answered { ask, position }, now);
+    let mut at = now;
+    for message in &log {
+        at += NODE.ask_timeout / 2;
+        hand_in(&mut node, read, std::slice::from_ref(message), at);
+        node.handle(NodeInput::TimePassed, at);
+        assert_eq!(node.poll(), None, "nothing is asked anew");
+    }
+    assert!(node.is_live(at));
+}
+
+#[test]
+fn a_snapshot_of_an_earlier_term_that_is_put_late_does_not_count() {
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        snapshot,
+    } = followed_writer(now);
+    writer.handle(WriterInput::Disconnected, now);
+    let Some(WriterOutput::Recover { round, .. }) = writer.poll() else {
+        panic!("the log is read first");
+    };
+    log.clear();
+    let found = whole(&log);
+    writer.handle(WriterInput::Recovered { round, found }, now);
+    assert_eq!(store(&mut writer, &mut log, now), None);
+    writer.handle(WriterInput::SnapshotPut(snapshot), now);
+    assert!(writer.wants_snapshot(), "the new term has none");
+}
+
+// Nodes ask again and again while the engine is away.
+#[test]
+fn proofs_are_not_kept_while_the_engine_is_away() {
+    let now = Instant::now();
+    let Written { mut writer, .. } = followed_writer(now);
+    let before = writer.position();
+    writer.handle(WriterInput::Disconnected, now);
+    assert_eq!(writer.prove(proof(), now), None);
+    for _ in 0..3 {
+        writer.stale("the session was lost", now);
+    }
+    assert_eq!(writer.position().number, before.number + 1);
 }

@@ -15,120 +15,21 @@
 //! be the log's last one. Appends do not wait for each other: if one is refused, so are all behind
 //! it.
 
+mod messages;
+mod recovery;
+
+pub use messages::{
+    Base, Message, Recovered, WriterCounters, WriterInput, WriterLimits, WriterOutput,
+};
+
 use super::deferred::DeferredKeys;
 use super::entry::{Body, Entry, Proof, RowChanges, RowOp};
-use super::follower::{Follower, NoImage, Took};
 use super::position::{Epoch, Place, Position, Sequence};
 use super::rules::{Rule, Rules};
 use super::snapshot::SnapshotPlace;
 use crate::split_mix::SplitMix;
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
-
-/// Bounds of a writer.
-#[derive(Debug, Clone, Copy)]
-pub struct WriterLimits {
-    /// The wait for the engine's answer to an append.
-    pub answer_timeout: Duration,
-    /// The most bytes of entries that wait for the engine's answer. Rows that change beyond that
-    /// are deferred: their keys are kept.
-    pub most_unanswered: usize,
-    /// The bytes of stored entries that are kept, in case the engine loses them.
-    pub kept: usize,
-    /// The most bytes of keys that are deferred.
-    pub most_deferred: usize,
-}
-
-/// The end of the log that a term builds upon.
-#[derive(Debug, Clone, Copy)]
-pub struct Base {
-    /// The position that the relay's image is as of.
-    pub position: Position,
-    /// The last message of the log. A message that nobody takes may stand behind the position.
-    pub seen: Place,
-}
-
-/// A message of the log, as it was read.
-#[derive(Debug, Clone)]
-pub struct Message {
-    /// Number of the message.
-    pub sequence: Sequence,
-    /// Entry in the message.
-    pub entry: Entry,
-}
-
-/// An event that the driver of a writer reports.
-#[derive(Debug)]
-pub enum WriterInput {
-    /// The engine has stored an entry.
-    Stored {
-        /// Round of the append.
-        round: u64,
-        /// Where the entry stands.
-        place: Place,
-    },
-    /// The engine has refused an entry: the log's last one is another.
-    Refused {
-        /// Round of the append.
-        round: u64,
-    },
-    /// The engine is lost. Entries that are on their way may be stored all the same.
-    Disconnected,
-    /// The answer to [`WriterOutput::Recover`].
-    Recovered {
-        /// Round of the recovery.
-        round: u64,
-        /// What the log says.
-        found: Recovered,
-    },
-    /// The snapshot whose place [`WriterOutput::PutSnapshot`] gave can be loaded.
-    SnapshotPut,
-    /// The time of [`Writer::poll_timeout`] has come.
-    TimePassed,
-}
-
-/// What the log says of the places that a writer knows.
-#[derive(Debug, Clone, Default)]
-pub struct Recovered {
-    /// All messages from the first of the places that stands in the log, that one included. Empty
-    /// if none of them stands.
-    pub messages: Vec<Message>,
-    /// The log's last entry; `None` if the log is empty.
-    pub end: Option<Position>,
-}
-
-/// A request of a writer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WriterOutput {
-    /// Append an entry, if the log's last entry is `behind`; `None` means that the log is empty.
-    Append {
-        /// Number of the recoveries so far, for the answer.
-        round: u64,
-        /// Entry to append.
-        entry: Entry,
-        /// Entry that must be the log's last one.
-        behind: Option<Position>,
-    },
-    /// Find the first of the places that stands in the log, and read all messages from there to the
-    /// end. The engine must be connected anew first, so that no message that was sent before can
-    /// overtake those that are sent after.
-    Recover {
-        /// Number of the recovery, for the answer.
-        round: u64,
-        /// Places to look at, the last one of the log first.
-        places: Vec<Place>,
-    },
-    /// Publish the rows with these keys by [`Writer::publish`], or their removal, and call
-    /// [`Writer::deferred_are_published`].
-    PublishDeferred(DeferredKeys),
-    /// The rows that were read since [`Writer::start_snapshot`] are a snapshot of this part of the
-    /// log.
-    PutSnapshot(SnapshotPlace),
-    /// The rows that were read since [`Writer::start_snapshot`] are no snapshot.
-    DropSnapshot,
-    /// The term is over: another relay writes. Follow the log.
-    StepDown,
-}
+use std::time::Instant;
 
 /// How far a writer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,17 +75,6 @@ struct Snapshotting {
     end: Option<Position>,
 }
 
-/// Figures of a writer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WriterCounters {
-    /// Terms that this writer began after its first one.
-    pub resets: u64,
-    /// Recoveries after which entries were appended again.
-    pub resumed: u64,
-    /// How often rows were deferred.
-    pub deferred: u64,
-}
-
 /// Writes a log.
 #[derive(Debug)]
 pub struct Writer {
@@ -203,6 +93,11 @@ pub struct Writer {
     /// The number of recoveries. Answers to what was appended before the last one are ignored.
     round: u64,
     kept: VecDeque<Kept>,
+    /// The bytes of the entries in `kept` that are not stored, and of those that are.
+    unanswered: usize,
+    stored_bytes: usize,
+    /// When the engine answered last.
+    answered_at: Option<Instant>,
     /// The last entry of the term that is stored, as are all before it.
     stored: Option<Place>,
     deferring: Deferring,
@@ -216,7 +111,11 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a term behind the end of a log whose rows are in the caller's cache.
+    /// Begins a term behind the end of a log whose rows are in the caller's cache (W1): the caller
+    /// has an image at the log's end, and the advisory lock.
+    ///
+    /// `seed` must be random, and another one each time: the nonces follow from the seed, and two
+    /// terms with one nonce could pass for each other.
     pub fn lead(name: &str, base: Base, limits: WriterLimits, seed: u64, now: Instant) -> Self {
         let number = base.position.epoch.number;
         let mut writer = Self::new(name, limits, seed);
@@ -225,7 +124,8 @@ impl Writer {
         writer
     }
 
-    /// Begins a term whose rows come with a snapshot, behind the log's last entry `end`.
+    /// Begins a term whose rows come with a snapshot, behind the log's last entry `end`. `seed` is as
+    /// for [`lead`](Self::lead).
     pub fn start_anew(
         name: &str,
         end: Option<Position>,
@@ -254,6 +154,9 @@ impl Writer {
             phase: Phase::Sending,
             round: 0,
             kept: VecDeque::new(),
+            unanswered: 0,
+            stored_bytes: 0,
+            answered_at: None,
             stored: None,
             deferring: Deferring::Nothing,
             is_unread: false,
@@ -264,7 +167,7 @@ impl Writer {
         }
     }
 
-    /// Disables rules, at most two.
+    /// Disables rules, at most three.
     #[cfg(any(test, feature = "simulation"))]
     pub fn disable(&mut self, rules: &[Rule]) {
         self.rules = Rules::without_all(rules);
@@ -303,8 +206,11 @@ impl Writer {
         if self.phase != Phase::Sending {
             return None;
         }
-        let first = self.kept.iter().find(|kept| kept.stored.is_none())?;
-        Some(first.sent + self.limits.answer_timeout)
+        let next = self.stored.map_or(1, |stored| stored.position.number + 1);
+        let sent = self.kept_with(next)?.sent;
+        // A long batch is answered one by one: each answer shows that the next may come.
+        let since = self.answered_at.map_or(sent, |at| at.max(sent));
+        Some(since + self.limits.answer_timeout)
     }
 
     /// Publishes what was done to the rows of a table. If too much waits for the engine's answer,
@@ -314,7 +220,7 @@ impl Writer {
         if self.is_unread || changes.ops.is_empty() {
             return;
         }
-        if self.deferring == Deferring::Nothing && self.unanswered() > self.limits.most_unanswered {
+        if self.deferring == Deferring::Nothing && self.is_full() {
             self.counters.deferred += 1;
             self.deferring = Deferring::Keys(DeferredKeys::default());
         }
@@ -336,10 +242,13 @@ impl Writer {
         }
     }
 
-    /// Publishes that all that was committed before a fence is in the log. Returns the position, or
-    /// `None` if rows are deferred: the log has not everything then.
+    /// Publishes that all that was committed before a fence is in the log. Returns the position.
+    ///
+    /// Returns `None` if nothing can be proven now: rows are deferred, or the engine does not answer.
+    /// Whoever asks while the engine is away must not fill the memory with proofs.
     pub fn prove(&mut self, proof: Proof, now: Instant) -> Option<Position> {
-        if self.phase == Phase::Over || self.deferring != Deferring::Nothing {
+        let can_send = self.phase == Phase::Sending && !self.is_full();
+        if !can_send || self.deferring != Deferring::Nothing {
             return None;
         }
         self.append(Body::Proof(proof), now);
@@ -348,6 +257,13 @@ impl Writer {
 
     /// Publishes that nothing is known of PostgreSQL until the next proof.
     pub fn stale(&mut self, why: &str, now: Instant) {
+        // Sessions may be lost again and again while the engine is away: once is enough.
+        let is_said = self.kept.back().is_some_and(|kept| {
+            kept.stored.is_none() && matches!(kept.entry.body, Body::Stale { .. })
+        });
+        if is_said {
+            return;
+        }
         let why = why.to_string();
         self.append(Body::Stale { why }, now);
     }
@@ -363,8 +279,8 @@ impl Writer {
         true
     }
 
-    /// Notes that the last row of the snapshot was read. [`WriterOutput::PutSnapshot`] follows once
-    /// all that the rows may have is stored.
+    /// Notes that the last row of the snapshot was read. Every change that the rows may have must be
+    /// published before. [`WriterOutput::PutSnapshot`] follows once all of that is stored.
     pub fn end_snapshot(&mut self) {
         let end = self.position();
         if let Some(snapshot) = &mut self.snapshot {
@@ -391,6 +307,7 @@ impl Writer {
         match input {
             WriterInput::Stored { round, place } => {
                 if round == self.round && self.phase == Phase::Sending {
+                    self.answered_at = Some(now);
                     self.was_stored(place);
                 }
             }
@@ -405,7 +322,12 @@ impl Writer {
                     self.recovered(&found, now);
                 }
             }
-            WriterInput::SnapshotPut => self.wants_snapshot = false,
+            WriterInput::SnapshotPut(place) => {
+                // A put takes a while. One of an earlier term is of no use to this one.
+                if place.start.position.epoch == self.epoch {
+                    self.wants_snapshot = false;
+                }
+            }
             WriterInput::TimePassed => {
                 if self.poll_timeout().is_some_and(|at| at <= now) {
                     self.recover();
@@ -416,11 +338,9 @@ impl Writer {
         self.check_snapshot();
     }
 
-    /// Returns the bytes of the entries that wait for the engine's answer.
-    fn unanswered(&self) -> usize {
-        let waiting = self.kept.iter().rev();
-        let waiting = waiting.take_while(|kept| kept.stored.is_none());
-        waiting.map(|kept| kept.bytes).sum()
+    /// Returns whether too much waits for the engine's answer.
+    fn is_full(&self) -> bool {
+        self.unanswered > self.limits.most_unanswered
     }
 
     /// Appends the next entry of the term, or keeps the entry if a recovery is underway.
@@ -431,12 +351,14 @@ impl Writer {
         self.number += 1;
         let entry = Entry {
             position: self.position(),
+            behind: None,
             body,
         };
         let bytes = bytes_of(&entry.body);
         if self.phase == Phase::Sending {
             self.send(entry.clone());
         }
+        self.unanswered += bytes;
         self.kept.push_back(Kept {
             entry,
             bytes,
@@ -446,14 +368,12 @@ impl Writer {
     }
 
     /// Asks the driver to append an entry behind the last one.
-    fn send(&mut self, entry: Entry) {
-        let position = entry.position;
+    fn send(&mut self, mut entry: Entry) {
+        entry.behind = self.behind.replace(entry.position);
         self.outputs.push_back(WriterOutput::Append {
             round: self.round,
             entry,
-            behind: self.behind,
         });
-        self.behind = Some(position);
     }
 
     /// Begins a term with a number above `number`, behind the entry `behind`.
@@ -472,6 +392,8 @@ impl Writer {
         self.behind = behind;
         self.stored = None;
         self.kept.clear();
+        self.unanswered = 0;
+        self.stored_bytes = 0;
         self.phase = Phase::Sending;
         let writer = self.name.clone();
         self.append(Body::Begin { after, writer }, now);
@@ -499,150 +421,37 @@ impl Writer {
             // An answer is missing. Only the log tells where the entries in between stand.
             return self.recover();
         }
-        let kept = self
-            .kept
-            .iter_mut()
-            .find(|kept| kept.entry.position == place.position);
-        if let Some(kept) = kept {
+        let at = self.index_of(next);
+        if let Some(kept) = at.and_then(|at| self.kept.get_mut(at)) {
             kept.stored = Some(place.sequence);
+            self.unanswered -= kept.bytes;
+            self.stored_bytes += kept.bytes;
             self.stored = Some(place);
             self.forget_old();
         }
     }
 
+    /// Returns where in `kept` the entry with this number is; `None` if it was forgotten.
+    fn index_of(&self, number: u64) -> Option<usize> {
+        let first = self.kept.front()?.entry.position.number;
+        usize::try_from(number.checked_sub(first)?).ok()
+    }
+
+    /// Returns the entry with this number, if it is kept.
+    fn kept_with(&self, number: u64) -> Option<&Kept> {
+        self.kept.get(self.index_of(number)?)
+    }
+
     /// Forgets the oldest stored entries, as far as their bytes are over the bound.
     fn forget_old(&mut self) {
-        let stored = self.kept.iter().filter(|kept| kept.stored.is_some());
-        let mut bytes: usize = stored.map(|kept| kept.bytes).sum();
-        while bytes > self.limits.kept
+        while self.stored_bytes > self.limits.kept
             && let Some(kept) = self.kept.front()
             && kept.stored.is_some()
             // The last stored one is where a recovery begins.
             && Some(kept.entry.position) != self.stored.map(|stored| stored.position)
         {
-            bytes -= kept.bytes;
+            self.stored_bytes -= kept.bytes;
             self.kept.pop_front();
-        }
-    }
-
-    /// Asks for what the log says of the entries.
-    fn recover(&mut self) {
-        self.phase = Phase::Recovering;
-        self.round += 1;
-        let own = self.kept.iter().rev().filter_map(|kept| {
-            let position = kept.entry.position;
-            kept.stored.map(|sequence| Place { sequence, position })
-        });
-        let base = self.base.map(|base| base.seen);
-        self.outputs.push_back(WriterOutput::Recover {
-            round: self.round,
-            places: own.chain(base).collect(),
-        });
-    }
-
-    /// Goes on after a recovery: appends again what is not stored, begins anew, or steps down.
-    fn recovered(&mut self, found: &Recovered, now: Instant) {
-        let Some(first) = found.messages.first() else {
-            return self.recovered_nothing(found.end, now);
-        };
-        let place = Place {
-            sequence: first.sequence,
-            position: first.entry.position,
-        };
-        let position = match self.base {
-            Some(base) if base.seen == place => base.position,
-            _ => place.position,
-        };
-        let mut follower = Follower::at(position, place);
-        let mut stored = Vec::new();
-        if place.position.epoch == self.epoch {
-            stored.push(place);
-        }
-        for Message { sequence, entry } in &found.messages {
-            let before = follower.position();
-            match follower.take(*sequence, entry, &mut NoImage) {
-                Took::Applied | Took::Ignored | Took::Differs => {}
-                Took::Hole => return self.begin_anew(found.end, now),
-                Took::Lost => return self.step_down(),
-            }
-            if follower.position() != before && entry.position.epoch == self.epoch {
-                stored.push(Place {
-                    sequence: *sequence,
-                    position: entry.position,
-                });
-            }
-        }
-        let at = follower.position().unwrap_or(position);
-        let is_others = at.epoch != self.epoch && at != position;
-        let is_passed = found.end.is_some_and(|end| self.is_passed_by(end));
-        if is_others || is_passed {
-            return self.step_down();
-        }
-        let next = if at.epoch == self.epoch {
-            at.number + 1
-        } else {
-            1
-        };
-        self.append_again(next, &stored, found.end, now);
-    }
-
-    /// Goes on after a recovery that has found none of the known places.
-    fn recovered_nothing(&mut self, end: Option<Position>, now: Instant) {
-        if end.is_some_and(|end| self.is_passed_by(end)) {
-            return self.step_down();
-        }
-        let is_own_begin = self
-            .kept
-            .front()
-            .is_some_and(|kept| kept.entry.position.number == 1);
-        if self.base.is_none() && self.stored.is_none() && is_own_begin {
-            // As far as is known nothing is stored. Where a term without predecessor begins does
-            // not matter.
-            if end.is_some_and(|end| end.epoch.number >= self.epoch.number) {
-                return self.step_down();
-            }
-            return self.append_again(1, &[], end, now);
-        }
-        // Rule::ResetWhenLost
-        if self.rules.keeps(Rule::ResetWhenLost) {
-            return self.begin_anew(end, now);
-        }
-        self.behind = end;
-        self.phase = Phase::Sending;
-    }
-
-    /// Returns whether an entry is of a later term of somebody else.
-    fn is_passed_by(&self, entry: Position) -> bool {
-        entry.epoch.number > self.epoch.number
-    }
-
-    /// Appends again all entries from number `next` on, behind the log's last entry. Entries before
-    /// that are stored, at the places `stored` as far as they were read.
-    fn append_again(&mut self, next: u64, stored: &[Place], end: Option<Position>, now: Instant) {
-        let is_kept = |kept: &Kept| kept.entry.position.number == next;
-        if next <= self.number && !self.kept.iter().any(is_kept) {
-            // Rule::ResetWhenLost
-            if self.rules.keeps(Rule::ResetWhenLost) {
-                return self.begin_anew(end, now);
-            }
-        }
-        self.counters.resumed += 1;
-        self.phase = Phase::Sending;
-        self.behind = end;
-        self.stored = stored.last().copied();
-        let mut again = Vec::new();
-        for kept in &mut self.kept {
-            let position = kept.entry.position;
-            if position.number >= next {
-                kept.stored = None;
-                kept.sent = now;
-                again.push(kept.entry.clone());
-            } else if let Some(place) = stored.iter().find(|place| place.position == position) {
-                kept.stored = Some(place.sequence);
-            }
-        }
-        for entry in again {
-            self.send(entry);
         }
     }
 
@@ -654,7 +463,7 @@ impl Writer {
 
     /// Asks for the rows that are deferred, if there is room for them again.
     fn end_deferring(&mut self, now: Instant) {
-        let has_room = self.unanswered() <= self.limits.most_unanswered / 2;
+        let has_room = self.unanswered <= self.limits.most_unanswered / 2;
         if self.phase != Phase::Sending || !has_room {
             return;
         }
@@ -695,7 +504,7 @@ impl Writer {
             return;
         }
         self.snapshot = None;
-        let kept = self.kept.iter().find(|kept| kept.entry.position == end);
+        let kept = self.kept_with(end.number);
         let end = kept.and_then(|kept| kept.stored).map(|sequence| Place {
             sequence,
             position: end,

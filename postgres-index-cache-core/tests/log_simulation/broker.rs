@@ -18,7 +18,6 @@ pub struct Append {
     pub connection: u64,
     pub round: u64,
     pub entry: Entry,
-    pub behind: Option<Position>,
 }
 
 /// A snapshot, as the broker keeps it.
@@ -58,7 +57,7 @@ impl Broker {
 
     /// Stores an entry, or refuses it. Returns where the entry stands.
     pub fn append(&mut self, append: &Append) -> Option<Place> {
-        if self.compares && append.behind != self.end() {
+        if self.compares && append.entry.behind != self.end() {
             return None;
         }
         self.last = self.last.next();

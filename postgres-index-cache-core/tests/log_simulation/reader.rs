@@ -8,11 +8,13 @@ use postgres_index_cache_core::tooling::log::{
 use postgres_index_cache_core::tooling::sync::FenceId;
 use std::time::{Duration, Instant};
 
+/// How long a proof counts.
+pub const PATIENCE: Duration = Duration::from_secs(4);
+
 /// Waits of a node, in steps of a run's clock.
 const LIMITS: NodeLimits = NodeLimits {
-    patience: Duration::from_secs(4),
+    patience: PATIENCE,
     ask_timeout: Duration::from_millis(900),
-    retry: Duration::from_millis(100),
 };
 
 /// What a step of a reader has brought.
@@ -46,11 +48,11 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn new(is_standby: bool, without: &[Rule]) -> Self {
+    pub fn new(is_standby: bool, without: &[Rule], seed: u64) -> Self {
         let mut node = if is_standby {
-            Node::standing_by(LIMITS)
+            Node::standing_by(LIMITS, seed)
         } else {
-            Node::new(LIMITS)
+            Node::new(LIMITS, seed)
         };
         node.disable(without);
         Self {
@@ -129,8 +131,9 @@ impl Reader {
         stepped: &mut Stepped,
     ) {
         let Some(message) = broker.message_from(from) else {
-            let end = Some(broker.last).filter(|last| last.0 > 0);
-            return self.node.handle(NodeInput::End { end }, now);
+            let end = Some(broker.last).filter(|_| !broker.log.is_empty());
+            let read = self.read;
+            return self.node.handle(NodeInput::End { read, end }, now);
         };
         self.cursor = Some(message.sequence.next());
         // What is sent on may not arrive.

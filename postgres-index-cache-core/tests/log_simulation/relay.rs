@@ -54,6 +54,8 @@ pub struct Lead {
     questions: Vec<Question>,
     recovery: Option<Recovery>,
     reading: Option<Reading>,
+    /// A snapshot on its way to the broker.
+    upload: Option<Snapshot>,
 }
 
 impl Lead {
@@ -82,9 +84,9 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn new(without: &[Rule]) -> Self {
+    pub fn new(without: &[Rule], seed: u64) -> Self {
         Self {
-            reader: Reader::new(true, without),
+            reader: Reader::new(true, without, seed),
             lead: None,
             connection: 0,
             answers: VecDeque::new(),
@@ -106,6 +108,7 @@ impl World {
             self.go_on_recovering(relay);
             self.follow_server(relay);
             self.read_snapshot(relay);
+            self.put_snapshot(relay);
         }
         self.take_outputs(relay);
     }
@@ -148,6 +151,7 @@ impl World {
             questions: Vec::new(),
             recovery: None,
             reading: None,
+            upload: None,
         });
     }
 
@@ -292,17 +296,38 @@ impl World {
         }
     }
 
+    /// Puts the snapshot that is on its way, or loses it.
+    fn put_snapshot(&mut self, relay: usize) {
+        let arrives = self.random.u8(0..5) == 0;
+        let is_lost = self.random.u8(0..10) == 0;
+        let Some(lead) = &mut self.relays[relay].lead else {
+            return;
+        };
+        if !self.broker.is_up || !arrives {
+            return;
+        }
+        if let Some(snapshot) = lead.upload.take().filter(|_| !is_lost) {
+            self.statistics.snapshots += 1;
+            let place = snapshot.place;
+            self.broker.put_snapshot(snapshot);
+            lead.writer
+                .handle(WriterInput::SnapshotPut(place), self.now);
+        }
+    }
+
     /// Reads a snapshot bit by bit, now and then and where none can be used.
     fn read_snapshot(&mut self, relay: usize) {
         let is_due = self.random.u8(0..25) == 0;
         let goes_on = self.random.u8(0..4) == 0;
-        let has_none = self.broker.is_up && self.broker.usable().next().is_none();
+        // A relay looks for itself now and then, since the engine may have cut the log.
+        let looks = self.broker.is_up && self.random.u8(0..20) == 0;
+        let has_none = looks && self.broker.usable().next().is_none();
         let Some(lead) = &mut self.relays[relay].lead else {
             return;
         };
         let is_wanted = is_due || has_none || lead.writer.wants_snapshot();
         match &mut lead.reading {
-            None if is_wanted && lead.writer.start_snapshot() => {
+            None if is_wanted && lead.upload.is_none() && lead.writer.start_snapshot() => {
                 lead.reading = Some(Reading::Half(lead.cache.with_keys(true)));
             }
             Some(Reading::Half(rows)) if goes_on => {
@@ -326,18 +351,13 @@ impl World {
                 return;
             };
             match output {
-                WriterOutput::Append {
-                    round,
-                    entry,
-                    behind,
-                } => {
+                WriterOutput::Append { round, entry } => {
                     let connection = self.relays[relay].connection;
                     self.net.push_back(Append {
                         relay,
                         connection,
                         round,
                         entry,
-                        behind,
                     });
                 }
                 WriterOutput::Recover { round, places } => {
@@ -356,15 +376,14 @@ impl World {
                     lead.writer.deferred_are_published();
                 }
                 WriterOutput::PutSnapshot(place) => {
-                    if let Some(Reading::Whole(rows)) = lead.reading.take()
-                        && self.broker.is_up
-                    {
-                        self.statistics.snapshots += 1;
-                        self.broker.put_snapshot(Snapshot { place, rows });
-                        lead.writer.handle(WriterInput::SnapshotPut, now);
+                    if let Some(Reading::Whole(rows)) = lead.reading.take() {
+                        lead.upload = Some(Snapshot { place, rows });
                     }
                 }
-                WriterOutput::DropSnapshot => lead.reading = None,
+                WriterOutput::DropSnapshot => {
+                    self.statistics.dropped_snapshots += 1;
+                    lead.reading = None;
+                }
                 WriterOutput::StepDown => self.step_down(relay),
             }
         }
@@ -374,7 +393,8 @@ impl World {
     fn step_down(&mut self, relay: usize) {
         self.statistics.stepped_down += 1;
         self.end_term(relay);
-        self.relays[relay].reader = Reader::new(true, self.without);
+        let seed = self.random.u64(..);
+        self.relays[relay].reader = Reader::new(true, self.without, seed);
         self.server.end_session(relay);
     }
 
@@ -425,6 +445,11 @@ impl World {
         self.statistics.stored_late += u64::from(is_late && place.is_some());
         let relay = &mut self.relays[append.relay];
         if is_late || relay.connection != append.connection {
+            return;
+        }
+        // An answer may not come, though the connection lives.
+        if self.random.u8(0..200) == 0 {
+            self.statistics.answers_lost += 1;
             return;
         }
         let round = append.round;

@@ -1,8 +1,9 @@
 //! [`World`]: one run. Its seed alone decides who does something next, and what breaks.
 
 use crate::broker::{Append, Broker};
-use crate::reader::{Reader, Stepped};
+use crate::reader::{PATIENCE, Reader, Stepped};
 use crate::relay::Relay;
+use crate::rows::Rows;
 use crate::server::{Question, Server};
 use postgres_index_cache_core::tooling::log::{Body, NodeInput, Position, Rule, Writer};
 use postgres_index_cache_core::tooling::sync::FenceId;
@@ -44,6 +45,10 @@ pub struct Statistics {
     pub wipes: u64,
     pub cuts: u64,
     pub snapshots: u64,
+    pub dropped_snapshots: u64,
+    pub answers_lost: u64,
+    pub quiet_losses: u64,
+    pub images_compared: u64,
     pub crashes: u64,
     pub gaps: u64,
     pub dropped: u64,
@@ -93,14 +98,17 @@ pub struct TestedNode {
     shown: usize,
     /// The last commit when the node's last read began. A live node is not older.
     read_since: usize,
-    /// The commit of the last proof that the node has taken.
+    /// The commit of the last proof that the node has taken, and when that was.
     proven: usize,
+    proven_at: Option<Instant>,
+    /// Whether a row was changed by a flipped bit, so that the rows are those of no position.
+    is_flipped: bool,
 }
 
 impl TestedNode {
-    fn new(started: u32, shown: usize, without: &[Rule]) -> Self {
+    fn new(started: u32, shown: usize, without: &[Rule], seed: u64) -> Self {
         Self {
-            reader: Reader::new(false, without),
+            reader: Reader::new(false, without, seed),
             started,
             inbox: Vec::new(),
             is_stopped: false,
@@ -109,7 +117,16 @@ impl TestedNode {
             shown,
             read_since: 0,
             proven: 0,
+            proven_at: None,
+            is_flipped: false,
         }
+    }
+}
+
+impl TestedNode {
+    /// Returns whether the node is live with these rows, and each of its fences was reached.
+    fn is_live_with(&self, rows: &Rows, now: Instant) -> bool {
+        self.reader.node.is_live(now) && self.reader.rows == *rows && self.fences.is_empty()
     }
 }
 
@@ -128,6 +145,8 @@ pub struct World {
     pub late: Vec<Append>,
     /// The commit up to which each proof proves.
     pub proofs: HashMap<Position, usize>,
+    /// The rows of each position, as the first reader had them that was there.
+    images: HashMap<Position, Rows>,
     pub without: &'static [Rule],
     /// Whether nothing breaks any more.
     pub is_calm: bool,
@@ -137,16 +156,22 @@ pub struct World {
 impl World {
     /// Returns a run from this seed. Without `compares` the broker appends whatever comes.
     pub fn new(seed: u64, without: &'static [Rule], compares: bool) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let relays = (0..RELAYS).map(|_| Relay::new(without, random.u64(..)));
+        let relays = relays.collect();
+        let nodes = (0..NODES).map(|_| TestedNode::new(0, 0, without, random.u64(..)));
+        let nodes = nodes.collect();
         Self {
-            random: fastrand::Rng::with_seed(seed),
+            random,
             now: Instant::now(),
             server: Server::new(RELAYS),
             broker: Broker::new(compares),
-            relays: (0..RELAYS).map(|_| Relay::new(without)).collect(),
-            nodes: (0..NODES).map(|_| TestedNode::new(0, 0, without)).collect(),
+            relays,
+            nodes,
             net: VecDeque::new(),
             late: Vec::new(),
             proofs: HashMap::new(),
+            images: HashMap::new(),
             without,
             is_calm: false,
             statistics: Statistics::default(),
@@ -190,7 +215,7 @@ impl World {
         let rows = self.server.rows();
         self.nodes
             .iter()
-            .all(|node| node.reader.node.is_live(self.now) && node.reader.rows == *rows)
+            .all(|node| node.is_live_with(rows, self.now))
     }
 
     fn what_is_not_live(&self) -> String {
@@ -294,10 +319,13 @@ impl World {
             && let Some(proven) = self.proofs.get(&entry.position)
         {
             follower.proven = *proven;
+            follower.proven_at = Some(self.now);
         }
         for FenceId(fence) in stepped.reached {
             self.statistics.fences += 1;
-            let since = follower.fences.remove(&fence).unwrap_or_default();
+            let Some(since) = follower.fences.remove(&fence) else {
+                return Err(format!("node {node}: fence {fence} is reached twice"));
+            };
             let rows = &follower.reader.rows;
             if !self.server.history[since..].contains(rows) {
                 return Err(format!(
@@ -307,11 +335,36 @@ impl World {
                 ));
             }
         }
-        let started = follower.started;
+        self.check_image(node)?;
+        let started = self.nodes[node].started;
         for ask in stepped.asks {
             self.ask_relay(Question { node, started, ask });
         }
         Ok(())
+    }
+
+    /// Checks that all readers have one image at one position (I1).
+    fn check_image(&mut self, node: usize) -> Result<(), String> {
+        let follower = &mut self.nodes[node];
+        let rules = follower.reader.node.follower();
+        if follower.is_flipped || !rules.is_exact() {
+            // A snapshot that is loaded has other rows.
+            follower.is_flipped &= rules.position().is_some();
+            return Ok(());
+        }
+        let Some(position) = rules.position() else {
+            return Ok(());
+        };
+        let rows = &follower.reader.rows;
+        self.statistics.images_compared += 1;
+        let first = self.images.entry(position).or_insert_with(|| rows.clone());
+        if first == rows {
+            Ok(())
+        } else {
+            Err(format!(
+                "node {node} has {rows:?} at {position}, another reader had {first:?}"
+            ))
+        }
     }
 
     /// Checks that a live node has the rows of a commit that is not older than what it has proven,
@@ -322,6 +375,14 @@ impl World {
             return Ok(());
         }
         self.statistics.live_steps += 1;
+        let is_timely = follower
+            .proven_at
+            .is_some_and(|at| self.now < at + PATIENCE);
+        if !is_timely {
+            return Err(format!(
+                "node {node} is live, and no proof has come for long"
+            ));
+        }
         let since = follower.shown.max(follower.proven).max(follower.read_since);
         let rows = &follower.reader.rows;
         let states = &self.server.history[since..];
@@ -343,7 +404,7 @@ impl World {
     fn fault(&mut self) {
         let relay = self.random.usize(0..RELAYS);
         let node = self.random.usize(0..NODES);
-        match self.random.u8(0..15) {
+        match self.random.u8(0..16) {
             0 => self.crash(relay),
             1 => {
                 let leads = self.relays[relay].lead.as_ref();
@@ -364,10 +425,15 @@ impl World {
                 self.broker.is_up = false;
                 self.lose_links();
             }
-            5 if self.random.u8(0..3) == 0 => {
+            5 => {
                 self.statistics.rollbacks += 1;
                 self.broker.lose_tail(self.random.usize(1..8));
-                self.lose_links();
+                // A cluster that lost its leader may go on with its clients' connections.
+                if self.random.bool() {
+                    self.lose_links();
+                } else {
+                    self.statistics.quiet_losses += 1;
+                }
             }
             6 if self.random.u8(0..6) == 0 => {
                 self.statistics.wipes += 1;
@@ -391,7 +457,7 @@ impl World {
                 self.statistics.stops += 1;
                 self.nodes[node].is_stopped = !self.nodes[node].is_stopped;
             }
-            13 => self.flip_a_bit(node),
+            13 | 15 => self.flip_a_bit(node),
             _ => {}
         }
     }
@@ -401,15 +467,17 @@ impl World {
         self.statistics.crashes += 1;
         self.end_term(relay);
         self.drop_link(relay);
-        self.relays[relay].reader = Reader::new(true, self.without);
+        let seed = self.random.u64(..);
+        self.relays[relay].reader = Reader::new(true, self.without, seed);
         self.server.end_session(relay);
     }
 
     /// Kills a node and starts it again.
     fn restart(&mut self, node: usize) {
         let TestedNode { started, shown, .. } = self.nodes[node];
+        let seed = self.random.u64(..);
         self.statistics.add_reader(&self.nodes[node].reader);
-        self.nodes[node] = TestedNode::new(started + 1, shown, self.without);
+        self.nodes[node] = TestedNode::new(started + 1, shown, self.without, seed);
     }
 
     /// Loses all connections to the broker.
@@ -434,6 +502,7 @@ impl World {
         }
         if let Some(data) = reader.rows.0.values_mut().next() {
             data.push(' ');
+            self.nodes[node].is_flipped = true;
             self.statistics.flips += 1;
         }
     }
