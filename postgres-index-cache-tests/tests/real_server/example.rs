@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use throwaway_postgres::{Cluster, Setup};
 
-#[path = "../../examples/notification_loop.rs"]
+#[path = "../../../postgres-index-cache-core/examples/notification_loop.rs"]
 #[expect(dead_code, reason = "a test calls its parts, and main as a program")]
 mod notification_loop;
 

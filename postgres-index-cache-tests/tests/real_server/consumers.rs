@@ -26,7 +26,10 @@ impl Drop for Consumer {
 impl Consumer {
     /// Starts a consumer of `public.items`, and waits until it has read the table.
     fn start(mut command: Command, file: &str, database: &Database) -> Self {
-        let script = format!("{}/examples/{file}", env!("CARGO_MANIFEST_DIR"));
+        let script = format!(
+            "{}/../postgres-index-cache-core/examples/{file}",
+            env!("CARGO_MANIFEST_DIR")
+        );
         let mut child = command
             .args([&script, &database.url, "public", "items"])
             .stdin(Stdio::piped())
