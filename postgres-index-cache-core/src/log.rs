@@ -1,7 +1,7 @@
-//! The log: one relay writes what it did to its caches, and any number of nodes follow.
+//! The log: one relay writes the changes of its caches, and any number of nodes follow.
 //!
 //! PostgreSQL wakes each listening session at each commit, so many listening nodes slow all writers
-//! down. A relay is one exact replica that publishes what it did to its own caches as a log, in an
+//! down. A relay is one exact replica that publishes the changes of its own caches as a log, in an
 //! engine made for many readers. A node folds the log, and needs no connection to PostgreSQL.
 //!
 //! ```text
@@ -10,8 +10,8 @@
 //!                                         └─ recovery ─┴─→ a relay that stands by
 //! ```
 //!
-//! Nothing here does I/O. The guarantees rest on what the entries say, and not on what the engine
-//! promises: entries that it lost, rewrote, doubled or let two relays write are noticed.
+//! Nothing here does I/O. The guarantees rest on the entries, and not on promises of the engine:
+//! entries that were lost, rewritten, doubled or written by two relays are noticed.
 //!
 //! # Words
 //!
@@ -35,8 +35,8 @@
 //! - **R5, not live until asked.** After each start of a read the reader is live only once a fence
 //!   is reached that this reader has asked for. `begin`, `stale` and the lack of proofs end that.
 //! - **R6, digest.** A proof whose digest is not the reader's makes the reader load a snapshot.
-//! - **R7, snapshot.** A snapshot's rows count once its end was seen. Both its ends must stand in the
-//!   log.
+//! - **R7, snapshot.** A snapshot's rows count once its end was seen. Both its ends must stand in
+//!   the log.
 //!
 //! # Rules of a writer
 //!
@@ -45,13 +45,13 @@
 //!
 //! - **W1.** A relay begins a term only behind the log's end, with the rows that are its fold.
 //! - **W2.** Each append names the entry that must be the log's last one, and not its sequence.
-//! - **W3.** PostgreSQL is asked only after `begin` was sent. What changed while nobody looked is
-//!   published as changes.
+//! - **W3.** PostgreSQL is asked only after `begin` was sent. Rows that changed while nobody
+//!   looked are published as changes.
 //! - **W4.** After a refusal, a lost answer or a reconnect the writer reads the log by the readers'
 //!   rules. It appends the rest again, steps down if somebody else has begun, or begins anew with a
 //!   snapshot if its entries are gone.
-//! - **W5.** While nothing can be appended, the keys of changed rows are kept, within a bound. Their
-//!   rows are published behind `stale`.
+//! - **W5.** While nothing can be appended, the keys of changed rows are kept, within a bound.
+//!   Their rows are published behind `stale`.
 //! - **W6.** A fence that a node asks for is answered with the position of a proof. The answer
 //!   counts for its own question alone.
 //! - **W7.** A snapshot is read while entries go on, and is put once all that its rows may have is
@@ -64,8 +64,9 @@
 //! - **I3.** A node that says live shows the image of a position at or after the last fence that it
 //!   asked for, and never goes back. A transaction whose changes are in several entries is seen in
 //!   parts, as several notifications are.
-//! - **I4.** When a fence is reached at a node, everything committed before the call is in the image.
-//! - **I5.** Whatever the log loses is noticed by each reader, or the reader is not live.
+//! - **I4.** When a fence is reached at a node, everything committed before the call is in the
+//!   image.
+//! - **I5.** Each loss of the log is noticed by each reader, or the reader is not live.
 //! - **I6.** PostgreSQL, one relay and a working engine make every node live again without help.
 //!
 //! `tests/log_simulation` checks them under faults, and disables each rule in turn.

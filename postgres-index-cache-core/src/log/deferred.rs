@@ -1,7 +1,7 @@
 //! [`DeferredKeys`]: the keys whose rows have changed while nothing can be appended to the log.
 //!
-//! The rows are in the cache, so their keys suffice. Their memory is bounded. Past the bound the log
-//! is begun anew with a snapshot.
+//! The rows are in the cache, so their keys suffice. Their memory is bounded. Past the bound the
+//! log is begun anew with a snapshot.
 
 use super::entry::{RowChanges, RowOp, TableName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,11 +14,11 @@ pub struct DeferredKeys {
 }
 
 impl DeferredKeys {
-    /// What a key costs beside its text.
+    /// The bytes of a key beside the text.
     const OVERHEAD: usize = 48;
 
-    /// Adds the keys of `changes`. Returns false if no keys can say what has changed: all rows were
-    /// cleared, or the keys have more than `most` bytes.
+    /// Adds the keys of `changes`. Returns false if no keys can name the changed rows: all rows
+    /// were cleared, or the keys have more than `most` bytes.
     #[must_use]
     pub(super) fn add(&mut self, changes: &RowChanges, most: usize) -> bool {
         // Looked up once: most tables are there already.

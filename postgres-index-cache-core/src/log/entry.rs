@@ -1,15 +1,18 @@
 //! [`Entry`]: one message of a log, and the JSON in which it is sent.
 //!
 //! ```json
-//! {"position":"3.00c0ffee00c0ffee.1","behind":"2.0badcafe0badcafe.92","kind":"begin","after":"2.0badcafe0badcafe.91","writer":"relay-1"}
-//! {"position":"3.00c0ffee00c0ffee.2","behind":"3.00c0ffee00c0ffee.1","kind":"rows","schema":"app","table":"users","ops":[
+//! {"position":"3.00c0ffee00c0ffee.1","behind":"2.0badcafe0badcafe.92","kind":"begin",
+//!     "after":"2.0badcafe0badcafe.91","writer":"relay-1"}
+//! {"position":"3.00c0ffee00c0ffee.2","behind":"3.00c0ffee00c0ffee.1","kind":"rows",
+//!     "schema":"app","table":"users","ops":[
 //!     {"action":"upsert","id":7,"data":{"id":7,"j":null},"nulls":["j"]},
 //!     {"action":"replace","old_id":8,"id":9,"data":{"id":9,"j":[]}},
 //!     {"action":"remove","id":5},
 //!     {"action":"clear","spared":[7]}]}
 //! {"position":"3.00c0ffee00c0ffee.3","behind":"3.00c0ffee00c0ffee.2","kind":"proof","tables":[
 //!     {"schema":"app","table":"users","rows":1,"digest":"000102030405060708090a0b0c0d0e0f"}]}
-//! {"position":"3.00c0ffee00c0ffee.4","behind":"3.00c0ffee00c0ffee.3","kind":"stale","why":"the listening connection was closed"}
+//! {"position":"3.00c0ffee00c0ffee.4","behind":"3.00c0ffee00c0ffee.3","kind":"stale",
+//!     "why":"the listening connection was closed"}
 //! ```
 //!
 //! `behind` is the entry that the log ended with when this one was appended. `after` is the entry
@@ -28,13 +31,14 @@ use serde_json::value::RawValue;
 pub struct Entry {
     /// Name of the entry.
     pub position: Position,
-    /// Name of the entry in front of this one, whoever wrote that; `None` if this is the log's first.
+    /// Name of the entry in front of this one, whoever wrote that; `None` if this is the log's
+    /// first.
     pub behind: Option<Position>,
-    /// What the writer says with the entry.
+    /// Message of the writer.
     pub body: Body,
 }
 
-/// What a writer says with an entry.
+/// The message of an entry, by kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// The first entry of a term.
@@ -45,7 +49,7 @@ pub enum Body {
         /// Who writes, for people.
         writer: String,
     },
-    /// What was done to the rows of one table.
+    /// Changes of the rows of one table.
     Rows(RowChanges),
     /// Everything that was committed before a fence of the writer is at or before this entry.
     Proof(Proof),
@@ -65,7 +69,7 @@ pub struct TableName {
     pub name: String,
 }
 
-/// What was done to the rows of one table, in order. A reader shows all of it or nothing.
+/// Changes of the rows of one table, in order. A reader shows all of them or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowChanges {
     /// Table of the rows.
@@ -74,15 +78,15 @@ pub struct RowChanges {
     pub ops: Vec<RowOp>,
 }
 
-/// What was done to one row, or to all. Each operation says what the row is now, so that one which
-/// is carried out twice does no harm. Keys are JSON.
+/// A change of one row, or of all. Each operation has the row's state after the change, so that one
+/// which is carried out twice does no harm. Keys are JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowOp {
     /// There is a row with this key.
     Upsert {
         /// Key of the row.
         id: String,
-        /// The row as it is now.
+        /// Row after the change.
         row: JsonRow,
     },
     /// A row has got another key. No row has the former one any more.
@@ -91,7 +95,7 @@ pub enum RowOp {
         old_id: String,
         /// Key of the row.
         id: String,
-        /// The row as it is now.
+        /// Row after the change.
         row: JsonRow,
     },
     /// There is no row with this key.
@@ -203,7 +207,7 @@ struct WireOp<'a> {
     spared: Option<Vec<&'a RawValue>>,
 }
 
-/// What a proof says of one table, in JSON.
+/// The part of a proof for one table, in JSON.
 #[derive(Serialize, Deserialize)]
 struct WireProof {
     schema: String,

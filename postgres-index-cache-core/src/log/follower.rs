@@ -1,7 +1,7 @@
 //! [`Follower`]: the rules by which an entry of a log is taken or not.
 //!
 //! A node, a relay that stands by, and a writer that wants to know which of its entries were
-//! stored follow the same rules, so all of them agree about what the log says.
+//! stored follow the same rules, so all of them agree about the log.
 
 use super::entry::{Body, Entry, Proof, RowChanges};
 use super::position::{Place, Position, Sequence};
@@ -10,7 +10,7 @@ use super::snapshot::SnapshotPlace;
 
 /// The rows that a reader keeps.
 pub trait Image {
-    /// Carries out what an entry did.
+    /// Carries out the changes of an entry.
     fn apply(&mut self, changes: &RowChanges);
 
     /// Returns whether the rows are those that `proof` describes.
@@ -29,7 +29,7 @@ impl Image for NoImage {
     }
 }
 
-/// What became of a message that was handed to a [`Follower`].
+/// The fate of a message that was handed to a [`Follower`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Took {
@@ -37,8 +37,8 @@ pub enum Took {
     Applied,
     /// The entry changes nothing: it was seen before, or a writer wrote it whose term is over.
     Ignored,
-    /// Messages are missing in front of this one, or the one that was seen last is not in the log any
-    /// more. Read again from that one.
+    /// Messages are missing in front of this one, or the one that was seen last is not in the log
+    /// any more. Read again from that one.
     Hole,
     /// Nothing that is known stands in the log any more, or the term builds upon a snapshot. Load a
     /// snapshot.
@@ -174,7 +174,7 @@ impl Follower {
         if let Some(end) = self.exact_from
             && sequence >= end.sequence
         {
-            // Rule::SnapshotEnd. What the snapshot has of later entries would be of no log if its
+            // Rule::SnapshotEnd. Rows of later entries in the snapshot would be of no log if its
             // end were another message.
             if place != end && self.rules.keeps(Rule::SnapshotEnd) {
                 return self.lose();

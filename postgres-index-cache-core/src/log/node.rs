@@ -41,8 +41,8 @@ pub enum NodeInput {
     /// The engine is lost.
     Disconnected,
     /// The answer to [`NodeOutput::Load`]: the rows of a snapshot that is usable are in the image,
-    /// which had no other rows or was cleared; or there is no such snapshot. If a snapshot could not
-    /// be fetched, say [`Disconnected`](Self::Disconnected): nothing is known of the log then.
+    /// which had no other rows or was cleared; or there is no such snapshot. If a snapshot could
+    /// not be fetched, say [`Disconnected`](Self::Disconnected): nothing is known of the log then.
     Loaded {
         /// Number of the load.
         load: u64,
@@ -64,8 +64,8 @@ pub enum NodeInput {
         /// Position of the proof. `None` if nobody can prove anything now.
         position: Option<Position>,
     },
-    /// A message of the read with this number cannot be read: it is of a kind that is not known here,
-    /// or is no entry.
+    /// A message of the read with this number cannot be read: it is of a kind that is not known
+    /// here, or is no entry.
     Unreadable {
         /// Number of the read.
         read: u64,
@@ -233,7 +233,7 @@ impl Node {
         self.follower = self.follower.clone().with_rules(self.rules);
     }
 
-    /// Returns the rules by which messages are taken, with what they have seen.
+    /// Returns the rules by which messages are taken, with the messages that they have seen.
     pub fn follower(&self) -> &Follower {
         &self.follower
     }
@@ -267,7 +267,7 @@ impl Node {
     pub fn cannot_follow(&self) -> bool {
         /// A relay that dies at a bad moment must not cost everybody a snapshot.
         const ENOUGH: u32 = 3;
-        self.failed_loads >= ENOUGH
+        self.failed_loads >= ENOUGH && self.phase != Phase::Reading
     }
 
     /// Returns the next request.
@@ -418,11 +418,12 @@ impl Node {
         self.phase = Phase::Waiting(now + self.backoff.next(self.random.share()));
     }
 
-    /// Notes that loading has helped, once the log's end is reached as of the first look at it since.
+    /// Notes that loading has helped, once the log's end is reached as of the first look at it
+    /// since.
     fn check_caught_up(&mut self) {
         let seen = self.follower.seen_sequence();
-        if self.end_since_load.is_some() && seen >= self.end_since_load && self.follower.is_exact()
-        {
+        let is_past = self.end_since_load.is_some() && seen >= self.end_since_load;
+        if self.is_at_end() || (is_past && self.follower.is_exact()) {
             self.failed_loads = 0;
             self.backoff.reset();
         }
@@ -454,7 +455,7 @@ impl Node {
         }
     }
 
-    /// Rule::OwnFence: forgets the answer that is waited for, and what fences have proven. Callers
+    /// Rule::OwnFence: forgets the answer that is waited for, and the proofs of fences. Callers
     /// go on waiting, and are asked for anew.
     fn forget_answers(&mut self) {
         self.is_fresh = false;
@@ -466,17 +467,20 @@ impl Node {
     fn end_is(&mut self, end: Option<Sequence>, now: Instant) {
         let end = end.unwrap_or_default();
         let is_overlap_due = self.follower.read_from() == self.follower.seen_sequence();
+        let seen = self.follower.seen_sequence();
         if self.follower.is_ahead_of(end) {
-            // Rule::Overlap. Messages may have come since the end was asked for. So the log is read
-            // again first, and counts as another one if the message that was seen does not come.
-            if is_overlap_due {
+            // Rule::Overlap. To read again helps only if the message that was seen is in question,
+            // and not if the end of a snapshot is gone.
+            if is_overlap_due || seen <= Some(end) {
                 self.lost(now);
-            } else {
+            } else if self.stalled_at == seen {
                 self.read_again();
+            } else {
+                // The message may have come since the end was asked for. The next word will tell.
+                self.stalled_at = seen;
             }
             return;
         }
-        let seen = self.follower.seen_sequence();
         self.is_at_end = seen == Some(end);
         self.end_since_load.get_or_insert(end);
         self.check_caught_up();
@@ -507,9 +511,14 @@ impl Node {
             && ask.until <= now
         {
             // A reader that is behind gets to the answer in time. To ask anew would put the answer
-            // further behind, again and again.
+            // further behind, again and again. An answer of another term may never come: the relay
+            // gives the position before the proof is stored.
             let position = self.follower.position();
-            let is_nearer = position != ask.waits_from && ask.position.is_some();
+            let is_in_front = ask
+                .position
+                .zip(position)
+                .is_some_and(|(answer, at)| answer.has(&at));
+            let is_nearer = is_in_front && position != ask.waits_from;
             if is_nearer {
                 ask.waits_from = position;
                 ask.until = now + self.limits.ask_timeout;
@@ -522,9 +531,14 @@ impl Node {
         }
     }
 
-    /// Ends what fences have proven, if no proof has come for too long.
+    /// Ends the proofs of fences, if no proof has come for too long. Forgets a question that should
+    /// have been asked anew long ago: the process was stopped, and the answer is as old as that.
     fn end_overdue(&mut self, now: Instant) {
-        if self.proven_until.is_some_and(|until| until <= now) {
+        let is_overdue = self.proven_until.is_some_and(|until| until <= now);
+        let is_old = self
+            .ask
+            .is_some_and(|ask| ask.until + self.limits.patience <= now);
+        if is_overdue || is_old {
             self.forget_answers();
         }
     }

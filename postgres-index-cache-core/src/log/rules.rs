@@ -4,7 +4,7 @@
 /// The rules of the log that are in force.
 pub(super) type Rules = crate::rules::Rules<Rule>;
 
-/// A rule of whoever reads or writes a log. Each variant says what goes wrong without the rule.
+/// A rule of whoever reads or writes a log, with the scenario that goes wrong without the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// R1: messages come without a hole. Without this, and without `Chain`:
@@ -12,7 +12,7 @@ pub enum Rule {
     /// 2. The next one is not the next of the reader's term, nor are those behind that one.
     /// 3. The reader ignores them all, and never becomes live again.
     Contiguous,
-    /// R1: whoever is told that the log goes on behind what came reads again. Without this:
+    /// R1: whoever is told that the log goes on behind the last message reads again. Without this:
     /// 1. The last message of a log is dropped on its way to a reader, and the writer dies.
     /// 2. No message follows, so the reader sees no hole.
     /// 3. The reader, which is to write next, lacks the log's end for ever.
@@ -26,7 +26,7 @@ pub enum Rule {
     /// R2: a read begins with the entry that was seen there before. Without this:
     /// 1. A reader has seen message 7. The engine loses messages 6 and 7.
     /// 2. A writer appends others as 6, 7 and 8, and the reader reads on from 8.
-    /// 3. The reader has the lost 6 and 7, takes nothing of what took their place, and never becomes
+    /// 3. The reader has the lost 6 and 7, takes none of those in their place, and never becomes
     ///    live again.
     Overlap,
     /// R3: an entry is taken only if it is of the reader's term, number and nonce. Without this:
@@ -34,7 +34,7 @@ pub enum Rule {
     /// 2. A reader has entries of the first of them, and takes those of the second.
     Nonce,
     /// R3: a term is taken only if it builds upon the reader's position. Without this:
-    /// 1. A writer loses the end of its log, and another begins behind what is left.
+    /// 1. A writer loses the end of its log, and another begins behind the rest.
     /// 2. A reader that has the lost end takes the term as if the rows were the same.
     After,
     /// R3: an entry is taken only if it is the next one of its term. Without this:
@@ -43,14 +43,14 @@ pub enum Rule {
     Numbers,
     /// R4: a term that builds upon nothing voids all rows. Without this:
     /// 1. A writer has lost the log, begins anew, and writes its rows as a snapshot.
-    /// 2. A reader takes what follows onto the rows of the old log.
+    /// 2. A reader takes the entries that follow onto the rows of the old log.
     Reset,
-    /// R5: `begin` ends what a proof proves. Without this:
-    /// 1. A reader is live. A relay dies, and another begins: what was committed meanwhile is not
+    /// R5: `begin` ends the effect of a proof. Without this:
+    /// 1. A reader is live. A relay dies, and another begins: commits of meanwhile are not
     ///    in the log yet.
     /// 2. The reader stays live as of its last proof, while rows come one by one.
     BeginVoids,
-    /// R5: `stale` ends what a proof proves. Without this:
+    /// R5: `stale` ends the effect of a proof. Without this:
     /// 1. A relay has lost its listening connection, reads its tables again, and publishes the
     ///    difference in parts.
     /// 2. A reader shows the first part as live, a state that no transaction has left behind.
@@ -71,7 +71,7 @@ pub enum Rule {
     SnapshotEnd,
     /// W4: a writer whose entries are gone begins anew. Without this:
     /// 1. The engine loses more entries than the writer keeps.
-    /// 2. The writer goes on behind what is left.
+    /// 2. The writer goes on behind the rest.
     /// 3. Whoever loads a snapshot from before the loss lacks the lost entries.
     ResetWhenLost,
     /// W5: rows that were deferred are sent between `stale` and a proof. Without this:

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Rows are read while entries go on, so a snapshot has rows of different positions. Each operation
-//! says what the row is, so the rows are exact for whoever loads them and reads from `start` up to
+//! has the whole row, so the rows are exact for whoever loads them and reads from `start` up to
 //! `end`.
 
 use super::position::Place;

@@ -409,3 +409,96 @@ fn proofs_are_not_kept_while_the_engine_is_away() {
     }
     assert_eq!(writer.position().number, before.number + 1);
 }
+
+// 1. A relay answers with the position of a proof before its term is stored, and dies.
+// 2. Another begins a term of the same number. That proof never comes.
+#[test]
+fn an_answer_of_a_term_that_was_never_stored_is_not_waited_for() {
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        snapshot,
+    } = followed_writer(now);
+    let base = Base {
+        position: writer.position(),
+        seen: snapshot.end,
+    };
+    let mut dead = Writer::lead("dead", base, WRITER, 8, now);
+    let position = dead.prove(proof(), now);
+    let mut other = Writer::lead("another", base, WRITER, 9, now);
+    for id in 1..=4 {
+        other.publish(upsert(id), now);
+        store(&mut other, &mut log, now);
+    }
+    assert_eq!(writer.poll(), None);
+    let ReadingNode {
+        mut node,
+        read,
+        ask,
+    } = reading_node(snapshot, now);
+    node.handle(NodeInput::Answered { ask, position }, now);
+    let mut at = now;
+    for message in &log {
+        at += NODE.ask_timeout / 2;
+        hand_in(&mut node, read, std::slice::from_ref(message), at);
+        node.handle(NodeInput::TimePassed, at);
+    }
+    assert!(matches!(node.poll(), Some(NodeOutput::Ask { .. })));
+}
+
+// 1. A reader has loaded a snapshot, and has not reached its end.
+// 2. The engine loses that end, and nobody writes.
+#[test]
+fn a_reader_whose_snapshot_has_lost_its_end_loads_another() {
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        snapshot,
+    } = followed_writer(now);
+    for _ in 0..2 {
+        writer.prove(proof(), now);
+        store(&mut writer, &mut log, now);
+    }
+    let place = |message: &Message| Place {
+        sequence: message.sequence,
+        position: message.entry.position,
+    };
+    let snapshot = SnapshotPlace {
+        start: snapshot.start,
+        end: place(&log[2]),
+    };
+    let ReadingNode { mut node, read, .. } = reading_node(snapshot, now);
+    hand_in(&mut node, read, &log[..2], now);
+    let end = Some(log[1].sequence);
+    node.handle(NodeInput::End { read, end }, now);
+    assert!(matches!(node.poll(), Some(NodeOutput::Load { .. })));
+}
+
+// 1. A driver asks for the log's end, and a message comes before the answer.
+// 2. The answer says that the log ends before a message that was seen.
+#[test]
+fn word_of_an_end_that_a_message_has_overtaken_costs_nothing() {
+    let now = Instant::now();
+    let Written {
+        mut writer,
+        mut log,
+        snapshot,
+    } = followed_writer(now);
+    let ReadingNode {
+        mut node,
+        read,
+        ask,
+    } = reading_node(snapshot, now);
+    let position = writer.prove(proof(), now);
+    store(&mut writer, &mut log, now);
+    hand_in(&mut node, read, &log, now);
+    node.handle(NodeInput::Answered { ask, position }, now);
+    let end = Some(log[0].sequence);
+    node.handle(NodeInput::End { read, end }, now);
+    assert!(node.is_live(now));
+    // Said again with nothing in between, the log has lost the message.
+    node.handle(NodeInput::End { read, end }, now);
+    assert!(!node.is_live(now));
+}

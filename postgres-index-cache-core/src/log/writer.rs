@@ -1,5 +1,5 @@
-//! [`Writer`]: the term of one relay. Decides what is appended, what counts as stored, and when the
-//! term is over.
+//! [`Writer`]: the term of one relay. Decides which entries are appended, which count as stored,
+//! and when the term is over.
 //!
 //! ```text
 //!            Begin
@@ -13,7 +13,7 @@
 //!
 //! A writer does no I/O, as [`Node`](super::Node) does none. Each append names the entry that must
 //! be the log's last one. Appends do not wait for each other: if one is refused, so are all behind
-//! it.
+//! that one.
 
 mod messages;
 mod recovery;
@@ -36,7 +36,7 @@ use std::time::Instant;
 enum Phase {
     /// Entered at the begin of a term, and after a recovery. Entries are appended at once.
     Sending,
-    /// Entered when it is not known which entries are stored.
+    /// Entered when the writer does not know which entries are stored.
     Recovering,
     /// Entered when another writer has begun.
     Over,
@@ -61,7 +61,7 @@ enum Deferring {
     Nothing,
     /// Entered when too much waits for the engine's answer.
     Keys(DeferredKeys),
-    /// Entered when keys cannot say what has changed. The next term begins with a snapshot.
+    /// Entered when keys cannot name the changed rows. The next term begins with a snapshot.
     Everything,
     /// Entered when the caller was asked to publish the deferred rows.
     Publishing,
@@ -87,10 +87,10 @@ pub struct Writer {
     number: u64,
     /// The log's last entry, if all that was appended is stored.
     behind: Option<Position>,
-    /// What the term builds upon; `None` if upon a snapshot of its own.
+    /// The end of the log that the term builds upon; `None` if upon a snapshot of its own.
     base: Option<Base>,
     phase: Phase,
-    /// The number of recoveries. Answers to what was appended before the last one are ignored.
+    /// The number of recoveries. Answers to appends from before the last one are ignored.
     round: u64,
     kept: VecDeque<Kept>,
     /// The bytes of the entries in `kept` that are not stored, and of those that are.
@@ -124,8 +124,8 @@ impl Writer {
         writer
     }
 
-    /// Begins a term whose rows come with a snapshot, behind the log's last entry `end`. `seed` is as
-    /// for [`lead`](Self::lead).
+    /// Begins a term whose rows come with a snapshot, behind the log's last entry `end`. `seed` is
+    /// as for [`lead`](Self::lead).
     pub fn start_anew(
         name: &str,
         end: Option<Position>,
@@ -213,7 +213,7 @@ impl Writer {
         Some(since + self.limits.answer_timeout)
     }
 
-    /// Publishes what was done to the rows of a table. If too much waits for the engine's answer,
+    /// Publishes changes of the rows of a table. If too much waits for the engine's answer,
     /// the keys are kept, and [`WriterOutput::PublishDeferred`] gives them back later.
     pub fn publish(&mut self, changes: RowChanges, now: Instant) {
         // Nobody follows this term yet, and the snapshot will have the rows.
@@ -244,8 +244,8 @@ impl Writer {
 
     /// Publishes that all that was committed before a fence is in the log. Returns the position.
     ///
-    /// Returns `None` if nothing can be proven now: rows are deferred, or the engine does not answer.
-    /// Whoever asks while the engine is away must not fill the memory with proofs.
+    /// Returns `None` if nothing can be proven now: rows are deferred, or the engine does not
+    /// answer. Whoever asks while the engine is away must not fill the memory with proofs.
     pub fn prove(&mut self, proof: Proof, now: Instant) -> Option<Position> {
         let can_send = self.phase == Phase::Sending && !self.is_full();
         if !can_send || self.deferring != Deferring::Nothing {
@@ -279,8 +279,8 @@ impl Writer {
         true
     }
 
-    /// Notes that the last row of the snapshot was read. Every change that the rows may have must be
-    /// published before. [`WriterOutput::PutSnapshot`] follows once all of that is stored.
+    /// Notes that the last row of the snapshot was read. Every change that the rows may have must
+    /// be published before. [`WriterOutput::PutSnapshot`] follows once all of that is stored.
     pub fn end_snapshot(&mut self) {
         let end = self.position();
         if let Some(snapshot) = &mut self.snapshot {
@@ -519,7 +519,7 @@ impl Writer {
 
 /// Returns about how many bytes an entry takes.
 fn bytes_of(body: &Body) -> usize {
-    /// What an entry or an operation costs beside its texts.
+    /// The bytes of an entry or an operation beside the texts.
     const OVERHEAD: usize = 64;
     let bytes = |op: &RowOp| match op {
         RowOp::Upsert { id, row } => id.len() + row.data.len(),

@@ -1,5 +1,5 @@
 //! [`Broker`]: a model of the engine that keeps the log. It compares and appends, and now and then
-//! loses what it has acknowledged.
+//! loses acknowledged entries.
 
 use crate::rows::Rows;
 use postgres_index_cache_core::tooling::log::{

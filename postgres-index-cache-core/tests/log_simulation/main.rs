@@ -1,15 +1,15 @@
 //! The log's readers and writers on fake time, driven from seeds by models of PostgreSQL and of an
-//! engine that loses what it has acknowledged.
+//! engine that loses acknowledged entries.
 //!
-//! Each seed is one run: commits, relays that crash or are stopped, lost sessions, an engine that is
-//! away, rolled back, wiped or cut, and nodes that are restarted or stopped. After each step the
-//! nodes are checked. A run that fails is repeated by one line:
-//! `SEED=… cargo test -p postgres-index-cache-core --test log_simulation one_seed`. `SEEDS=…` sets
-//! how many seeds are run.
+//! Each seed is one run: commits, relays that crash or are stopped, lost sessions, an engine that
+//! is away, rolled back, wiped or cut, and nodes that are restarted or stopped. After each step the
+//! nodes are checked. A run that fails is repeated by one line: `SEED=… cargo test -p
+//! postgres-index-cache-core --test log_simulation one_seed`. `SEEDS=…` sets how many seeds are
+//! run.
 //!
 //! - [`broker`]: the model of the engine. [`server`]: the model of PostgreSQL.
 //! - [`reader`], [`relay`]: drivers of the node and of the writer.
-//! - [`world`]: one run, what breaks in it, and the checks.
+//! - [`world`]: one run, its faults, and the checks.
 
 mod broker;
 mod reader;
@@ -133,7 +133,7 @@ fn everything_that_can_happen_does() {
     assert!(happened.values().all(|&count| count > 30), "{happened:?}");
 }
 
-/// Rules that are taken out together, and what the broker does meanwhile.
+/// Rules that are taken out together, and the broker that they are taken out beside.
 #[derive(Debug)]
 struct Experiment {
     rules: &'static [Rule],
@@ -143,17 +143,19 @@ struct Experiment {
 
 /// Each rule is taken out, and some seed fails.
 ///
-/// Compare-and-append (W2) and `Chain` stand in for each other, and `Chain` for `Contiguous`: what an
-/// entry was appended behind tells readers what the engine should have refused, or has dropped.
+/// Compare-and-append (W2) and `Chain` stand in for each other, and `Chain` for `Contiguous`: the
+/// name of the entry in front tells readers of entries that the engine should have refused, or has
+/// dropped.
 ///
 /// `Nonce`, `After` and `Numbers` follow from compare-and-append: an engine that refuses each entry
 /// behind another than the named one stores nothing that these rules would have to ignore. They
-/// stay as a second line, for an engine that breaks its word, and the digest is a third. So they are
-/// taken out together with both. The digest stands in for `SnapshotEnd` too: a node that trusts such a
-/// snapshot finds its rows differing, and loads another.
+/// stay as a second line, for an engine that breaks its word, and the digest is a third. So they
+/// are taken out together with both. The digest stands in for `SnapshotEnd` too: a node that trusts
+/// such a snapshot finds its rows differing, and loads another.
 static EXPERIMENTS: [Experiment; 16] = [
     // 1. A message is dropped on its way to a reader.
-    // 2. The reader takes the next one, which its position does not fit, and all later ones neither.
+    // 2. The reader takes the next one, which its position does not fit, and all later ones
+    //    neither.
     alone(&[Rule::Contiguous, Rule::Chain]),
     // 1. The last message of the log is dropped on its way to both relays, and nobody writes.
     // 2. Neither of them sees a hole, nor reaches the log's end. Nobody ever writes again.
@@ -164,10 +166,10 @@ static EXPERIMENTS: [Experiment; 16] = [
     // 1. A relay begins anew. Readers take `begin`, and keep the rows of the old log.
     // 2. No digest of the new log fits them, and they never load a snapshot at the right moment.
     alone(&[Rule::Reset]),
-    // 1. A relay dies. Another begins, and publishes in two parts what changed meanwhile.
+    // 1. A relay dies. Another begins, and publishes the difference in two parts.
     // 2. A node shows the first part as live.
     alone(&[Rule::BeginVoids]),
-    // 1. A relay loses its session, and publishes in two parts what changed meanwhile.
+    // 1. A relay loses its session, and publishes the difference in two parts.
     // 2. A node shows the first part as live.
     alone(&[Rule::Stale]),
     // 1. A node was away. It reads on, and takes an old proof.
@@ -190,8 +192,8 @@ static EXPERIMENTS: [Experiment; 16] = [
     // 2. Whoever loads the snapshot has rows of entries that are in no log, and calls them live.
     alone(&[Rule::SnapshotEnd, Rule::Digest]),
     // 1. Two relays write at once, and each entry of either is stored behind the other's.
-    // 2. A reader goes on from entry to entry, takes those of one of them, and misses what that relay
-    //    has lost.
+    // 2. A reader goes on from entry to entry, takes those of one of them, and misses those that
+    //    the relay has lost.
     with_two_writers(&[Rule::Chain]),
     // 1. The log is rolled back, and a second term gets the number of one that is lost.
     // 2. A reader takes entries of both.

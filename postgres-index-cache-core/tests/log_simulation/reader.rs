@@ -17,7 +17,7 @@ const LIMITS: NodeLimits = NodeLimits {
     ask_timeout: Duration::from_millis(900),
 };
 
-/// What a step of a reader has brought.
+/// The result of a reader's step.
 #[derive(Debug, Default)]
 pub struct Stepped {
     /// The questions that the node asks.
@@ -136,7 +136,7 @@ impl Reader {
             return self.node.handle(NodeInput::End { read, end }, now);
         };
         self.cursor = Some(message.sequence.next());
-        // What is sent on may not arrive.
+        // A message that is sent on may not arrive.
         if random.u8(0..30) == 0 {
             stepped.is_dropped = true;
             return;

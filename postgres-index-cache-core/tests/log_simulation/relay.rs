@@ -77,7 +77,7 @@ impl Lead {
 pub struct Relay {
     pub reader: Reader,
     pub lead: Option<Lead>,
-    /// The number of the connection to the broker. What was sent on earlier ones may arrive late.
+    /// The number of the connection to the broker. Entries on earlier ones may arrive late.
     pub connection: u64,
     pub answers: VecDeque<Answer>,
     pub is_paused: bool,
@@ -174,7 +174,7 @@ impl World {
         }
     }
 
-    /// Reads the log for a recovery, or hands in what was read.
+    /// Reads the log for a recovery, or hands in the messages.
     fn go_on_recovering(&mut self, relay: usize) {
         if !self.broker.is_up {
             return;
@@ -198,7 +198,7 @@ impl World {
         }
     }
 
-    /// Listens, reads the table, and publishes what the session is told.
+    /// Listens, reads the table, and publishes the changes that come.
     fn follow_server(&mut self, relay: usize) {
         let Some(lead) = &mut self.relays[relay].lead else {
             return;
@@ -340,7 +340,7 @@ impl World {
         }
     }
 
-    /// Carries out what the writer asks for.
+    /// Carries out the requests of the writer.
     fn take_outputs(&mut self, relay: usize) {
         loop {
             let now = self.now;
@@ -413,7 +413,7 @@ impl World {
         }
     }
 
-    /// Connects a relay to the broker anew. What is on its way may arrive late, or never.
+    /// Connects a relay to the broker anew. Entries on their way may arrive late, or never.
     pub fn drop_link(&mut self, relay: usize) {
         self.relays[relay].connection += 1;
         self.relays[relay].answers.clear();
@@ -460,7 +460,7 @@ impl World {
     }
 }
 
-/// Returns what the rows with the deferred keys are now.
+/// Returns the present state of the rows with the deferred keys.
 fn deferred_rows(keys: &DeferredKeys, cache: &Rows) -> Vec<RowOp> {
     let keys = keys.tables().flat_map(|(_, keys)| keys);
     keys.map(|id| cache.state_of(id)).collect()

@@ -17,10 +17,10 @@ pub struct Question {
     pub ask: u64,
 }
 
-/// What a relay's session is told, in order.
+/// A message to a relay's session.
 #[derive(Debug, Clone)]
 pub enum Note {
-    /// The commit with this number, and what it did.
+    /// The commit with this number, and its changes.
     Change { commit: usize, ops: Vec<RowOp> },
     /// A fence of the relay: the session was told of all commits up to this one.
     Fence {
@@ -34,7 +34,7 @@ pub enum Note {
 pub struct Server {
     /// The rows after each commit. The first are those before any.
     pub history: Vec<Rows>,
-    /// What each relay's session has yet to be told; `None` if there is no session.
+    /// The messages on their way to each relay's session; `None` if there is no session.
     pub sessions: Vec<Option<VecDeque<Note>>>,
     /// The relay that has the advisory lock.
     pub lock: Option<usize>,
@@ -101,8 +101,8 @@ impl Server {
         }
     }
 
-    /// Returns the rows of a snapshot for a relay, and forgets what its session need not be told
-    /// any more. `None` if there is no session.
+    /// Returns the rows of a snapshot for a relay, and drops the messages that its session does
+    /// not need any more. `None` if there is no session.
     pub fn read(&mut self, relay: usize) -> Option<Rows> {
         let last = self.commit_number();
         let session = self.sessions[relay].as_mut()?;

@@ -82,7 +82,7 @@ impl Statistics {
     }
 }
 
-/// A node, and what the checks know of it.
+/// A node, and the facts that the checks need.
 #[derive(Debug)]
 pub struct TestedNode {
     pub reader: Reader,
@@ -305,7 +305,7 @@ impl World {
         self.stepped(node, stepped)
     }
 
-    /// Carries out what a node asks for, and checks the fences that it calls reached.
+    /// Carries out the requests of a node, and checks the fences that it calls reached.
     fn stepped(&mut self, node: usize, stepped: Stepped) -> Result<(), String> {
         self.statistics.dropped += u64::from(stepped.is_dropped);
         let commit = self.server.commit_number();
@@ -367,8 +367,8 @@ impl World {
         }
     }
 
-    /// Checks that a live node has the rows of a commit that is not older than what it has proven,
-    /// asked for, or shown.
+    /// Checks that a live node has the rows of a commit that is not older than its last proof,
+    /// its question, or the rows that were shown.
     fn check_live(&mut self, node: usize) -> Result<(), String> {
         let follower = &mut self.nodes[node];
         if !follower.reader.node.is_live(self.now) {

@@ -1,4 +1,4 @@
-//! What a [`Writer`](super::Writer) and its driver say to each other, and the writer's bounds.
+//! The inputs and outputs of a [`Writer`](super::Writer), and the writer's bounds.
 
 use crate::log::deferred::DeferredKeys;
 use crate::log::entry::Entry;
@@ -59,16 +59,16 @@ pub enum WriterInput {
     Recovered {
         /// Round of the recovery.
         round: u64,
-        /// What the log says.
+        /// Messages of the log.
         found: Recovered,
     },
     /// The snapshot that [`WriterOutput::PutSnapshot`] has named can be loaded.
     SnapshotPut(SnapshotPlace),
-    /// The time of [`Writer::poll_timeout`] has come.
+    /// The time of [`Writer::poll_timeout`](super::Writer::poll_timeout) has come.
     TimePassed,
 }
 
-/// What the log says of the places that a writer knows, as one look has found it.
+/// The log from the places that a writer knows, as one look has found it.
 #[derive(Debug, Clone, Default)]
 pub struct Recovered {
     /// All messages from the first of the places that stands in the log, that one included. Empty
@@ -98,13 +98,14 @@ pub enum WriterOutput {
         /// Places to look at, the last one of the log first.
         places: Vec<Place>,
     },
-    /// Publish the rows with these keys by [`Writer::publish`], or their removal, and call
-    /// [`Writer::deferred_are_published`].
+    /// Publish the rows with these keys by [`Writer::publish`](super::Writer::publish), or their
+    /// removal, and call [`Writer::deferred_are_published`](super::Writer::deferred_are_published).
     PublishDeferred(DeferredKeys),
-    /// The rows that were read since [`Writer::start_snapshot`] are a snapshot of this part of the
-    /// log.
+    /// The rows that were read since [`Writer::start_snapshot`](super::Writer::start_snapshot) are
+    /// a snapshot of this part of the log.
     PutSnapshot(SnapshotPlace),
-    /// The rows that were read since [`Writer::start_snapshot`] are no snapshot.
+    /// The rows that were read since [`Writer::start_snapshot`](super::Writer::start_snapshot) are
+    /// no snapshot.
     DropSnapshot,
     /// The term is over: an entry of a later term, or of another one of this number, stands in the
     /// log. Follow the log.

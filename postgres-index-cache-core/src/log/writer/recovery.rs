@@ -7,7 +7,7 @@ use crate::log::rules::Rule;
 use std::time::Instant;
 
 impl Writer {
-    /// Asks for what the log says of the entries.
+    /// Asks for the log from the last stored entry on.
     pub(super) fn recover(&mut self) {
         self.phase = Phase::Recovering;
         self.round += 1;
@@ -22,8 +22,11 @@ impl Writer {
         });
     }
 
-    /// Goes on after a recovery: appends again what is not stored, begins anew, or steps down.
+    /// Goes on after a recovery: appends the rest again, begins anew, or steps down.
     pub(super) fn recovered(&mut self, found: &Recovered, now: Instant) {
+        if found.end.is_some_and(|end| self.is_passed_by(end)) {
+            return self.step_down();
+        }
         let Some(first) = found.messages.first() else {
             return self.recovered_nothing(found.end, now);
         };
@@ -56,8 +59,7 @@ impl Writer {
         }
         let at = follower.position().unwrap_or(position);
         let is_others = at.epoch != self.epoch && at != position;
-        let is_passed = found.end.is_some_and(|end| self.is_passed_by(end));
-        if is_others || is_passed {
+        if is_others {
             return self.step_down();
         }
         let next = if at.epoch == self.epoch {
@@ -70,9 +72,6 @@ impl Writer {
 
     /// Goes on after a recovery that has found none of the known places.
     fn recovered_nothing(&mut self, end: Option<Position>, now: Instant) {
-        if end.is_some_and(|end| self.is_passed_by(end)) {
-            return self.step_down();
-        }
         let is_own_begin = self
             .kept
             .front()
@@ -82,9 +81,6 @@ impl Writer {
             // not matter. If its begin is stored after all, a further one is the shortest way on.
             if end.is_some_and(|end| end.epoch == self.epoch) {
                 return self.begin_anew(end, now);
-            }
-            if end.is_some_and(|end| end.epoch.number >= self.epoch.number) {
-                return self.step_down();
             }
             return self.append_again(1, &[], end, now);
         }
@@ -96,9 +92,12 @@ impl Writer {
         self.phase = Phase::Sending;
     }
 
-    /// Returns whether an entry is of a later term of somebody else.
+    /// Returns whether an entry is of somebody else's term, which is later than this one or has its
+    /// number, and has begun since this one.
     fn is_passed_by(&self, entry: Position) -> bool {
-        entry.epoch.number > self.epoch.number
+        let is_of_base = self.base.is_some_and(|base| base.seen.position == entry);
+        let is_later = entry.epoch.number >= self.epoch.number;
+        is_later && entry.epoch != self.epoch && !is_of_base
     }
 
     /// Appends again all entries from number `next` on, behind the log's last entry. Entries before
