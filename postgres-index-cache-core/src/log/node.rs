@@ -243,8 +243,8 @@ impl Node {
         self.counters
     }
 
-    /// Returns whether the rows are a committed state as of the last fence of this node's own, or
-    /// later.
+    /// Returns whether the rows are the image of a position at or after the last fence that this
+    /// node has asked for (I3), and a proof has come in time.
     pub fn is_live(&self, now: Instant) -> bool {
         let is_fresh = self.is_fresh || !self.rules.keeps(Rule::OwnFence);
         let is_timely = self.proven_until.is_some_and(|until| now < until);

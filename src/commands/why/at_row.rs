@@ -50,8 +50,8 @@ async fn read_xmin(
         let row = client.query_typed_opt(&sql, &[]).await;
         return Ok(Ok(row.with_context(doing)?));
     }
-    // Planning a query computes expressions of the table's indexes, which are code of its owner. The
-    // lock keeps new indexes out between the look and the query.
+    // Planning a query computes expressions of the table's indexes, which are code of its owner.
+    // The lock keeps new indexes out between the look and the query.
     let begin = format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE;
          SET LOCAL lock_timeout = '500ms';
@@ -147,11 +147,11 @@ async fn commit_of(client: &Traced<Client>, xmin: &str) -> Option<Commit> {
     })
 }
 
-/// Tells whether the transaction `xmin` is older than the last change of the trigger and that of its
-/// function. To enable a trigger is such a change.
+/// Tells whether the transaction `xmin` is older than the last change of the trigger and that of
+/// its function. To enable a trigger is such a change.
 ///
-/// Both ages are taken in one statement: an age grows with each transaction of the server, so of two
-/// statements the second would find a trigger that was made later to be the older one.
+/// Both ages are taken in one statement: an age grows with each transaction of the server, so of
+/// two statements the second would find a trigger that was made later to be the older one.
 async fn is_before_trigger(
     client: &Traced<Client>,
     case: &Case<'_>,

@@ -18,12 +18,13 @@ impl Replica {
     /// then on. Does not wait for that.
     ///
     /// You see the transaction's rows until the cache is known to have them: for some milliseconds.
-    /// In the last microseconds of that a later commit of others may be hidden by them, but not after
-    /// a [`fence`](Self::fence). While the table is stale you go on to see the transaction's rows.
+    /// In the last microseconds of that a later commit of others may be hidden by them, but not
+    /// after a [`fence`](Self::fence). While the table is stale you go on to see the transaction's
+    /// rows.
     ///
-    /// Call this when the commit has returned. If the outcome of the commit is not known, because the
-    /// connection was lost, call [`settle_unknown`](Self::settle_unknown). A future that is dropped
-    /// before it returns may have done nothing: call this again.
+    /// Call this when the commit has returned. If the outcome of the commit is not known, because
+    /// the connection was lost, call [`settle_unknown`](Self::settle_unknown). A future that is
+    /// dropped before it returns may have done nothing: call this again.
     ///
     /// ```no_run
     /// use postgres_index_cache_core::{CacheModel, Replica, ReplicaTable, Staged, TransactionToken};
@@ -67,9 +68,9 @@ impl Replica {
     }
 
     /// Takes over what a transaction has written, as [`settle`](Self::settle) does, where nobody
-    /// knows whether the transaction was committed, because the connection was lost meanwhile. If the
-    /// transaction was rolled back, or is rolled back later, the cache alone is shown as soon as that
-    /// is known.
+    /// knows whether the transaction was committed, because the connection was lost meanwhile. If
+    /// the transaction was rolled back, or is rolled back later, the cache alone is shown as soon
+    /// as that is known.
     ///
     /// # Errors
     /// As [`settle`](Self::settle).

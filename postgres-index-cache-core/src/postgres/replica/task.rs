@@ -380,8 +380,8 @@ impl Task {
             // The event that the connections are lost has the cause.
             State::Disconnected | State::Subscribing | State::Probing => {}
         }
-        // In all other states writes are told, if late. A snapshot brings rows of which no write was
-        // told, also where the table was stale before.
+        // In all other states writes are told, if late. A snapshot brings rows of which no write
+        // was told, also where the table was stale before.
         if !matches!(state, State::Live | State::CatchingUp) {
             self.miss(table);
         }
@@ -434,8 +434,8 @@ impl Task {
         self.miss(table);
     }
 
-    /// Notes that writes of a table may not have been told. Call this after the table is published as
-    /// not current: an object that is loaded in between would count as loaded after the loss.
+    /// Notes that writes of a table may not have been told. Call this after the table is published
+    /// as not current: an object that is loaded in between would count as loaded after the loss.
     fn miss(&self, table: TableId) {
         self.end.status.lock().telling[table.0].losses += 1;
     }

@@ -1,5 +1,5 @@
-//! The parts of a payload, as the SQL expressions of a trigger function: the members before the row,
-//! the key, the row itself.
+//! The parts of a payload, as the SQL expressions of a trigger function: the members before the
+//! row, the key, the row itself.
 
 use crate::postgres::catalog::{CatalogColumn, CatalogKey, CatalogTable};
 use crate::postgres::triggers::TriggerOptions;
