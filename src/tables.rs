@@ -25,14 +25,12 @@ use crate::tables::catalog::{Catalog, CatalogTable};
 use crate::triggers::DEFAULT_CACHE_CHANNEL;
 use crate::triggers::observe::Observed;
 use anyhow::anyhow;
-use postgres_index_cache_core::tooling::postgres::triggers::PINNED;
 use postgres_index_cache_core::tooling::postgres::{
     self, ClaimError, DriverError, DriverOptions, FollowError, ReadError, TableConfig, sqlstate,
 };
-use postgres_index_cache_core::tooling::sync::{AuxConnection, Failure, Limits};
+use postgres_index_cache_core::tooling::sync::{AuxConnection, Failure};
 use postgres_index_cache_core::tooling::{IndexedColumns, TableShape};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Checks that a cache can follow the table.
 ///
@@ -211,23 +209,8 @@ pub fn channel(
 pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
     DriverOptions {
         channels,
-        // Random, so that the channel is private to this driver.
-        fence_channel: format!(
-            "pgic_fence_{:016x}{:016x}",
-            fastrand::u64(..),
-            fastrand::u64(..)
-        ),
-        limits: Limits::default(),
-        // A snapshot must write values as the triggers do, or equal rows would differ.
-        settings: PINNED
-            .iter()
-            .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
-            .collect(),
-        max_memory,
-        lock_timeout: Duration::from_secs(10),
         holds_altered: false,
-        row_events: false,
-        answers: None,
+        ..DriverOptions::new(max_memory)
     }
 }
 

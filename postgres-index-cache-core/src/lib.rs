@@ -202,6 +202,8 @@ mod listener;
 #[cfg(feature = "postgres")]
 mod log;
 mod model;
+#[cfg(feature = "nats")]
+mod nats;
 mod notification;
 mod packed;
 #[cfg(feature = "postgres")]
@@ -290,6 +292,12 @@ pub mod tooling {
     pub mod log {
         pub use crate::digest::RangeSum;
         pub use crate::log::*;
+    }
+
+    /// The log on NATS: relays, and the nodes that follow them.
+    #[cfg(feature = "nats")]
+    pub mod nats {
+        pub use crate::nats::*;
     }
 
     /// The engine that joins a snapshot and the notifications without a gap. It does no I/O.

@@ -22,11 +22,11 @@
 //! Hosts, passwords and TLS come in through [`Connector`]. L is polled in every turn of the loop,
 //! also while a table is read: the server's notification queue never waits for us.
 
-mod apply;
+pub(crate) mod apply;
 mod connection;
 mod driver;
 mod error;
-mod error_chain;
+pub(crate) mod error_chain;
 pub mod install;
 mod listening;
 mod options;
@@ -63,6 +63,8 @@ pub use replica::{
     Changes, Events, Health, MissedChanges, ObjectStats, Objects, ReadGuard, Replica,
     ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus, ReplicaTable, Stats, TableHealth,
 };
+#[cfg(feature = "nats")]
+pub use replica::{DescribedTable, describe_named};
 pub use schema::eligibility::{
     Distrust, FollowError, TableConfig, check_announced, check_kind, sent, shape,
 };

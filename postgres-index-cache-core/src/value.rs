@@ -22,6 +22,7 @@ mod json_text;
 mod number;
 mod order;
 
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use uuid::Uuid;
 
@@ -30,7 +31,8 @@ pub use json_text::{is_obeyed, one_line_json};
 
 /// The form in which the values of a column are kept, by the column's base type. The
 /// values of a domain are kept like those of the type under the domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CellType {
     /// `boolean`: one byte, 0 or 1.
     Bool,

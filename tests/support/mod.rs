@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod load;
+pub mod nats;
 pub mod pooler;
 pub mod proxy;
 pub mod schema;

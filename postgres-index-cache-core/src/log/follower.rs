@@ -14,7 +14,7 @@ pub trait Image {
     fn apply(&mut self, changes: &RowChanges);
 
     /// Returns whether the rows are those that `proof` describes.
-    fn is_as(&self, proof: &Proof) -> bool;
+    fn is_as(&mut self, proof: &Proof) -> bool;
 }
 
 /// The image of whoever wants to know which entries count, and not their rows.
@@ -24,7 +24,7 @@ pub struct NoImage;
 impl Image for NoImage {
     fn apply(&mut self, _: &RowChanges) {}
 
-    fn is_as(&self, _: &Proof) -> bool {
+    fn is_as(&mut self, _: &Proof) -> bool {
         true
     }
 }

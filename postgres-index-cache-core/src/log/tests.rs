@@ -288,7 +288,7 @@ fn a_proof_of_other_rows_makes_a_reader_load_a_snapshot() {
     struct Empty;
     impl Image for Empty {
         fn apply(&mut self, _: &RowChanges) {}
-        fn is_as(&self, proof: &Proof) -> bool {
+        fn is_as(&mut self, proof: &Proof) -> bool {
             proof.tables.iter().all(|proof| proof.rows.rows == 0)
         }
     }

@@ -293,6 +293,14 @@ impl Writer {
         self.check_snapshot();
     }
 
+    /// Begins a further term, with a snapshot of its own: the tables are other ones than before.
+    pub fn begin_again(&mut self, now: Instant) {
+        if self.phase != Phase::Over {
+            self.deferring = Deferring::Everything;
+            self.end_deferring(now);
+        }
+    }
+
     fn can_start_snapshot(&self) -> bool {
         self.stored.is_some()
             && self.phase == Phase::Sending

@@ -8,14 +8,15 @@
 //!
 //! [`finding`] has the rows in which a cache differs from its table.
 
-pub(super) mod cells;
-pub(super) mod digests;
-pub(super) mod driver_table;
-pub(super) mod finding;
-pub(super) mod history;
+pub(crate) mod cells;
+pub(crate) mod digests;
+pub(crate) mod driver_table;
+pub(crate) mod finding;
+pub(crate) mod history;
+mod kept_sum;
 pub(super) mod models;
-pub(super) mod sink;
-pub(super) mod sink_writer;
+pub(crate) mod sink;
+pub(crate) mod sink_writer;
 pub(super) mod watch;
-pub(super) mod writer;
+pub(crate) mod writer;
 pub(super) mod written;

@@ -1,7 +1,9 @@
 //! [`DriverOptions`]: the channels, bounds and settings of a driver.
 
+use crate::postgres::schema::triggers::PINNED;
 use crate::sync::Limits;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// How a driver answers the fleet's questions.
 #[derive(Debug, Clone)]
@@ -46,4 +48,26 @@ pub struct DriverOptions {
     /// How the fleet's questions are answered; `None` if they are not. Then L does not listen for
     /// them.
     pub answers: Option<Box<AnswerOptions>>,
+}
+
+impl DriverOptions {
+    /// Returns the options of whoever follows tables on, with caches of at most `max_memory` bytes.
+    /// The channels are set when the tables are described.
+    pub fn new(max_memory: usize) -> Self {
+        Self {
+            channels: Vec::new(),
+            // The version 4 UUIDs are made of the system's random numbers: nobody can guess them.
+            fence_channel: format!("pgic_fence_{}", Uuid::new_v4().simple()),
+            limits: Limits::default(),
+            settings: PINNED
+                .iter()
+                .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
+                .collect(),
+            max_memory,
+            lock_timeout: Duration::from_secs(10),
+            holds_altered: true,
+            row_events: false,
+            answers: None,
+        }
+    }
 }

@@ -29,6 +29,8 @@ mod waiters;
 
 pub use builder::ReplicaBuilder;
 pub use changes::{Changes, MissedChanges};
+#[cfg(feature = "nats")]
+pub use describe::{DescribedTable, describe_named};
 pub use error::ReplicaError;
 pub use events::{Events, ReplicaEvent};
 pub use handle::{ReadGuard, Replica, ReplicaTable};

@@ -81,7 +81,7 @@ impl Image for Rows {
         }
     }
 
-    fn is_as(&self, proof: &Proof) -> bool {
+    fn is_as(&mut self, proof: &Proof) -> bool {
         proof.tables.iter().all(|proof| proof.rows == self.sum())
     }
 }

@@ -16,6 +16,7 @@ mod health;
 mod listening;
 mod objects;
 mod reference;
+mod relay;
 mod replica;
 mod spans;
 mod staged;

@@ -15,14 +15,14 @@ use std::sync::Arc;
 
 /// The decoder that makes rows of cells.
 #[derive(Debug)]
-pub(in crate::postgres) struct CellDecoder {
+pub(crate) struct CellDecoder {
     shape: Arc<TableShape>,
     /// Rows that were stored or dropped, to be filled again without an allocation.
     recycled: Vec<RowBuf>,
 }
 
 impl CellDecoder {
-    pub(in crate::postgres) fn new(shape: Arc<TableShape>) -> Self {
+    pub(crate) fn new(shape: Arc<TableShape>) -> Self {
         Self {
             shape,
             recycled: Vec::new(),

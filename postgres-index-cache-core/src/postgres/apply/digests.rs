@@ -15,16 +15,16 @@ const PIECE: usize = 2048;
 
 /// What a cache has under a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::postgres) struct FoundRow {
+pub(crate) struct FoundRow {
     /// The digest of the row; `None` if there is none.
-    pub(in crate::postgres) digest: Option<Digest>,
+    pub(crate) digest: Option<Digest>,
     /// Whether the table's row does not fit the model, and is kept out.
-    pub(in crate::postgres) is_kept_out: bool,
+    pub(crate) is_kept_out: bool,
 }
 
 /// The rows of a cache as digests. The cache stays behind its lock, so a source may be handed to
 /// another thread.
-pub(in crate::postgres) trait DigestSource: Send {
+pub(crate) trait DigestSource: Send {
     /// Returns the digest of the columns' names.
     fn columns(&self) -> Digest;
 
@@ -40,13 +40,13 @@ pub(in crate::postgres) trait DigestSource: Send {
 }
 
 /// The [`DigestSource`] of any [`CacheSink`].
-pub(in crate::postgres) struct SinkDigests<C: CacheSink> {
+pub(crate) struct SinkDigests<C: CacheSink> {
     cache: Arc<RwLock<C>>,
     digester: RowDigester,
 }
 
 impl<C: CacheSink> SinkDigests<C> {
-    pub(in crate::postgres) fn new(cache: Arc<RwLock<C>>, decoder: &C::Decoder) -> Self {
+    pub(crate) fn new(cache: Arc<RwLock<C>>, decoder: &C::Decoder) -> Self {
         Self {
             cache,
             digester: RowDigester::new(decoder.shape()),

@@ -8,23 +8,23 @@ use std::fmt;
 use std::time::Instant;
 
 /// A table that a driver follows, with the writer of its cache.
-pub(in crate::postgres) struct DriverTable {
+pub(crate) struct DriverTable {
     /// The table as it was described last.
-    pub(in crate::postgres) config: TableConfig,
+    pub(crate) config: TableConfig,
     /// The writer of the table's cache.
-    pub(in crate::postgres) writer: Box<dyn CacheWriter>,
+    pub(crate) writer: Box<dyn CacheWriter>,
     /// The fingerprint under which the table was read last. Before the first read, the one under
     /// which the table was described.
-    pub(in crate::postgres) fingerprint: Option<Fingerprint>,
+    pub(crate) fingerprint: Option<Fingerprint>,
     /// Whether the table is held: its cache is neither reloaded nor changed until the table is
     /// described afresh.
-    pub(in crate::postgres) is_held: bool,
+    pub(crate) is_held: bool,
     /// The time at which the driver tries the cache's lock again; `None` unless a reader holds it.
-    pub(in crate::postgres) busy_until: Option<Instant>,
+    pub(crate) busy_until: Option<Instant>,
 }
 
 impl DriverTable {
-    pub(in crate::postgres) fn new(config: TableConfig, writer: Box<dyn CacheWriter>) -> Self {
+    pub(crate) fn new(config: TableConfig, writer: Box<dyn CacheWriter>) -> Self {
         Self {
             fingerprint: config.fingerprint.clone(),
             is_held: false,
@@ -35,7 +35,7 @@ impl DriverTable {
     }
 
     /// Returns those of `keys`, as JSON, that a row of the table can have.
-    pub(in crate::postgres) fn possible(&self, mut keys: Vec<String>) -> Vec<String> {
+    pub(crate) fn possible(&self, mut keys: Vec<String>) -> Vec<String> {
         // Any role can notify of keys that no row can have. PostgreSQL refuses a statement with
         // such a key, so the good keys of the batch would not be read either.
         let mut key = KeyBuf::default();

@@ -11,7 +11,7 @@ const REMEMBERED: usize = 16_384;
 
 /// How a row came into a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::postgres) enum Source {
+pub(crate) enum Source {
     /// A read of the whole table.
     Snapshot,
     /// A notification brought the row.
@@ -24,7 +24,7 @@ pub(in crate::postgres) enum Source {
 
 impl Source {
     /// Returns the source in a word, as answers have it.
-    pub(in crate::postgres) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Snapshot => "snapshot",
             Self::Notification => "notification",
@@ -36,12 +36,12 @@ impl Source {
 
 /// The last event of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::postgres) struct Came {
-    pub(in crate::postgres) source: Source,
+pub(crate) struct Came {
+    pub(crate) source: Source,
     /// The transaction of the change; `None` if it is not known.
-    pub(in crate::postgres) xid: Option<u64>,
+    pub(crate) xid: Option<u64>,
     /// When the row came; `None` if that is not known.
-    pub(in crate::postgres) at: Option<SystemTime>,
+    pub(crate) at: Option<SystemTime>,
 }
 
 /// A change that is remembered.
@@ -57,7 +57,7 @@ struct Entry {
 
 /// The last changes of a table's rows, and when the table was read.
 #[derive(Debug, Default)]
-pub(in crate::postgres) struct RowHistory {
+pub(crate) struct RowHistory {
     entries: VecDeque<Entry>,
     /// How many entries, from the back, were not applied yet.
     pending: usize,
@@ -70,7 +70,7 @@ pub(in crate::postgres) struct RowHistory {
 
 impl RowHistory {
     /// Notes a change of a key, which waits for the cache's lock.
-    pub(in crate::postgres) fn note(&mut self, key: &KeyBuf, xid: Option<u64>, is_refetch: bool) {
+    pub(crate) fn note(&mut self, key: &KeyBuf, xid: Option<u64>, is_refetch: bool) {
         if self.entries.len() == REMEMBERED {
             self.entries.pop_front();
             self.is_cut = true;
@@ -85,7 +85,7 @@ impl RowHistory {
     }
 
     /// Notes that everything that waited was applied.
-    pub(in crate::postgres) fn applied(&mut self) {
+    pub(crate) fn applied(&mut self) {
         if self.pending > 0 {
             // One look at the clock for a batch: for each change it would cost too much.
             let now = Some(SystemTime::now());
@@ -97,7 +97,7 @@ impl RowHistory {
     }
 
     /// Notes that all rows were read.
-    pub(in crate::postgres) fn loaded(&mut self) {
+    pub(crate) fn loaded(&mut self) {
         self.entries.clear();
         self.pending = 0;
         self.is_cut = false;
@@ -105,7 +105,7 @@ impl RowHistory {
     }
 
     /// Returns the last event of a key.
-    pub(in crate::postgres) fn last(&self, key: &KeyBuf) -> Came {
+    pub(crate) fn last(&self, key: &KeyBuf) -> Came {
         let hash = self.hasher.hash_one(key);
         match self.entries.iter().rev().find(|entry| entry.key == hash) {
             Some(entry) => Came {

@@ -13,7 +13,7 @@
 mod decoder;
 mod key_codec;
 
-pub(in crate::postgres) use self::decoder::{ModelDecoder, ModelRow};
+pub(crate) use self::decoder::{ModelDecoder, ModelRow};
 
 use self::key_codec::KeyCodec;
 use super::finding::{ComparisonReport, Finding, FindingKind};
@@ -54,9 +54,9 @@ pub enum OnMisfit {
 }
 
 /// An application's cache, with the rows of the table that do not fit the model.
-pub(in crate::postgres) struct ModelCache<T: CacheModel> {
+pub(crate) struct ModelCache<T: CacheModel> {
     /// The rows that fit.
-    pub(in crate::postgres) rows: IdxModelCache<T>,
+    pub(crate) rows: IdxModelCache<T>,
     /// The codec of the keys; `None` until the table's columns are known.
     codec: Option<KeyCodec<T::Key>>,
     /// By slot, the cells of the row's key, packed, if its type does not tell them. Empty if no key
@@ -99,7 +99,7 @@ struct Misfit<T: CacheModel> {
 const CAUSES_KEPT: usize = 1_000;
 
 impl<T: Model> ModelCache<T> {
-    pub(in crate::postgres) fn new(on_misfit: OnMisfit) -> Self {
+    pub(crate) fn new(on_misfit: OnMisfit) -> Self {
         Self {
             rows: IdxModelCache::with_capacity(0),
             codec: None,
@@ -116,7 +116,7 @@ impl<T: Model> ModelCache<T> {
     }
 
     /// Takes the rows of a table of this shape from now on.
-    pub(in crate::postgres) fn take_rows_of(&mut self, shape: &Arc<TableShape>) {
+    pub(crate) fn take_rows_of(&mut self, shape: &Arc<TableShape>) {
         if let Some(codec) = &self.codec {
             let before = Arc::clone(codec.shape());
             let key_kinds = |shape: &TableShape| -> Vec<CellType> {
@@ -326,7 +326,7 @@ impl<T: Model> ModelCache<T> {
 
 impl<T: CacheModel> ModelCache<T> {
     /// Returns the changes from now on.
-    pub(in crate::postgres) fn follow(&self) -> broadcast::Receiver<Told<T>>
+    pub(crate) fn follow(&self) -> broadcast::Receiver<Told<T>>
     where
         T: Clone,
     {
@@ -334,7 +334,7 @@ impl<T: CacheModel> ModelCache<T> {
     }
 
     /// Tells `listener` of each key that is written from now on.
-    pub(in crate::postgres) fn listen_to_writes(&self, listener: Weak<dyn WriteListener<T::Key>>) {
+    pub(crate) fn listen_to_writes(&self, listener: Weak<dyn WriteListener<T::Key>>) {
         self.write_listeners
             .get_or_init(WriteListeners::default)
             .add(listener);
@@ -342,13 +342,13 @@ impl<T: CacheModel> ModelCache<T> {
 
     /// Returns whether the cache was emptied by a failure of the model's code, and is not read again
     /// yet. A reader may see that before the task has told of it.
-    pub(in crate::postgres) fn is_emptied(&self) -> bool {
+    pub(crate) fn is_emptied(&self) -> bool {
         self.is_emptied
     }
 
     /// Returns the keys of the rows that are kept out, each with the reason. The reason is empty if
     /// it was not kept: the first thousand are.
-    pub(in crate::postgres) fn misfits(&self) -> impl ExactSizeIterator<Item = (Key, &str)> {
+    pub(crate) fn misfits(&self) -> impl ExactSizeIterator<Item = (Key, &str)> {
         self.out
             .iter()
             .map(|(cells, misfit)| (self.name(cells), &*misfit.why))

@@ -53,7 +53,7 @@ pub struct Notified {
 /// A change of one row, of a cache of either kind. `by` is the notification that brought the row;
 /// `None` if the row was read by Q.
 #[derive(Debug)]
-pub(in crate::postgres) enum RowEvent {
+pub(crate) enum RowEvent {
     /// A row of cells has changed.
     Row {
         change: RowChange,
@@ -70,7 +70,7 @@ pub(in crate::postgres) enum RowEvent {
 }
 
 /// The outcome of decoding a row.
-pub(in crate::postgres) enum Decoded<R> {
+pub(crate) enum Decoded<R> {
     /// The row, as the cache takes it.
     Row(R),
     /// The row with this key does not fit the application's model and is to be kept out.
@@ -78,7 +78,7 @@ pub(in crate::postgres) enum Decoded<R> {
 }
 
 /// The way in which a row is put into a cache.
-pub(in crate::postgres) enum WriteMode<'a> {
+pub(crate) enum WriteMode<'a> {
     /// The row must be new.
     Insert,
     /// The row comes from a snapshot. The row is marked as seen. A second row with a key that was
@@ -89,7 +89,7 @@ pub(in crate::postgres) enum WriteMode<'a> {
 }
 
 /// A cache that is kept in step.
-pub(in crate::postgres) trait CacheSink: Send + Sync + 'static {
+pub(crate) trait CacheSink: Send + Sync + 'static {
     /// The type of the rows that the cache stores.
     type Row: Send;
     /// The decoder that makes these rows.
@@ -220,7 +220,7 @@ pub(in crate::postgres) trait CacheSink: Send + Sync + 'static {
 }
 
 /// A decoder that makes rows of the bytes which the server sends.
-pub(in crate::postgres) trait RowDecoder: Send {
+pub(crate) trait RowDecoder: Send {
     /// The type of the rows that the decoder makes.
     type Row;
 

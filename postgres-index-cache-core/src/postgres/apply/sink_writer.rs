@@ -1,11 +1,18 @@
 //! [`SinkWriter`]: the [`CacheWriter`] of any [`CacheSink`]. Operations wait in order, and are
 //! applied while the cache's lock is held.
 
+#[cfg(feature = "nats")]
+mod from_log;
+
 use super::digests::{DigestSource, SinkDigests};
 use super::finding::ComparisonReport;
 use super::history::{Came, RowHistory};
+use super::kept_sum::KeptSum;
 use super::sink::{CacheSink, Decoded, Notified, RowDecoder, RowEvent, WriteMode};
 use super::writer::{ApplyError, CacheWriter, FlushError, Flushed, Incoming};
+use crate::digest::RangeSum;
+#[cfg(feature = "nats")]
+use crate::log::{JsonRow, RowOp};
 use crate::postgres::error::ReadError;
 use crate::postgres::read::copy::CopyDecoder;
 use crate::sync::{Change, Operation};
@@ -44,6 +51,24 @@ enum PendingOp<R> {
     Clear(Vec<KeyBuf>),
 }
 
+impl<R> PendingOp<R> {
+    /// Returns the keys of the rows that the operation changes; `None` if those may be all. `key_of`
+    /// returns the key of a row.
+    fn keys(&self, key_of: impl Fn(&R) -> KeyBuf) -> Option<Vec<KeyBuf>> {
+        match self {
+            Self::Upsert(row) => Some(vec![key_of(row)]),
+            Self::Replace { old, new } => {
+                let new = key_of(new);
+                // A key that stays would be counted twice.
+                let old = Some(old).filter(|old| **old != new).cloned();
+                Some(old.into_iter().chain([new]).collect())
+            }
+            Self::Remove(key) | Self::KeepOut { key, .. } => Some(vec![key.clone()]),
+            Self::Begin { .. } | Self::Merge(_) | Self::End | Self::Clear(_) => None,
+        }
+    }
+}
+
 /// An operation with the notification that is the cause, if one is.
 struct Waiting<R> {
     op: PendingOp<R>,
@@ -67,7 +92,7 @@ struct Comparing {
 }
 
 /// The [`CacheWriter`] of any [`CacheSink`].
-pub(in crate::postgres) struct SinkWriter<C: CacheSink> {
+pub(crate) struct SinkWriter<C: CacheSink> {
     cache: Arc<RwLock<C>>,
     decoder: C::Decoder,
     /// The operations that wait for the lock, in order.
@@ -97,6 +122,8 @@ pub(in crate::postgres) struct SinkWriter<C: CacheSink> {
     key: KeyBuf,
     /// How rows came into the cache; `None` unless somebody may ask.
     history: Option<RowHistory>,
+    /// The sum of the digests of all rows; `None` unless somebody asks for the sum.
+    sum: Option<KeptSum>,
 }
 
 /// The snapshot that is being put into the cache, or was put into the cache last.
@@ -116,7 +143,7 @@ impl Load {
 }
 
 impl<C: CacheSink> SinkWriter<C> {
-    pub(in crate::postgres) fn new(cache: Arc<RwLock<C>>, decoder: C::Decoder) -> Self {
+    pub(crate) fn new(cache: Arc<RwLock<C>>, decoder: C::Decoder) -> Self {
         Self {
             cache,
             decoder,
@@ -137,6 +164,7 @@ impl<C: CacheSink> SinkWriter<C> {
             memory: 0,
             key: KeyBuf::default(),
             history: None,
+            sum: None,
         }
     }
 
@@ -154,11 +182,17 @@ impl<C: CacheSink> SinkWriter<C> {
 
     /// Makes a row of a snapshot wait for the lock.
     fn merge(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
-        let row = match self.decoder.read_copy(tuple)? {
+        let decoded = self.decoder.read_copy(tuple)?;
+        self.merge_decoded(decoded);
+        Ok(())
+    }
+
+    /// Makes a row of a snapshot, which was decoded, wait for the lock.
+    fn merge_decoded(&mut self, decoded: Decoded<C::Row>) {
+        let row = match decoded {
             Decoded::Row(row) => row,
             Decoded::Misfit { key, why } => {
-                self.push(PendingOp::KeepOut { key, why }, None);
-                return Ok(());
+                return self.push(PendingOp::KeepOut { key, why }, None);
             }
         };
         if let Some(Waiting {
@@ -168,12 +202,11 @@ impl<C: CacheSink> SinkWriter<C> {
             && rows.len() < ROWS_TOGETHER
         {
             rows.push(row);
-            return Ok(());
+            return;
         }
         let mut rows = Vec::with_capacity(ROWS_TOGETHER);
         rows.push(row);
         self.push(PendingOp::Merge(rows), None);
-        Ok(())
     }
 
     /// Compares a row of the table with the cache.
@@ -414,6 +447,13 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
                     op,
                     PendingOp::Begin { .. } | PendingOp::Merge(_) | PendingOp::End
                 );
+                let keys = self
+                    .sum
+                    .is_some()
+                    .then(|| op.keys(|row| self.decoder.key_of(row)));
+                if let (Some(sum), Some(keys)) = (&mut self.sum, &keys) {
+                    sum.before(&*cache, keys.as_deref());
+                }
                 let applied = apply_op(
                     &mut *cache,
                     op,
@@ -421,6 +461,9 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
                     &mut self.decoder,
                     self.events.as_mut(),
                 );
+                if let (Some(sum), Some(keys)) = (&mut self.sum, &keys) {
+                    sum.after(&*cache, keys.as_deref());
+                }
                 if let Some(events) = &mut self.events {
                     set_notified(&mut events[recorded..], by);
                 }
@@ -445,6 +488,27 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             Some(error) => Err(error),
             None => Ok(Flushed::Done),
         }
+    }
+
+    #[cfg(feature = "nats")]
+    fn row_op(&mut self, op: &RowOp) -> Result<(), ApplyError> {
+        self.push_row_op(op)
+    }
+
+    #[cfg(feature = "nats")]
+    fn load_row(&mut self, id: &str, row: &JsonRow) -> Result<(), ApplyError> {
+        self.push_loaded_row(id, row)
+    }
+
+    #[cfg(feature = "nats")]
+    fn end_load(&mut self) {
+        self.push(PendingOp::End, None);
+    }
+
+    fn sum(&mut self) -> RangeSum {
+        let shape = self.decoder.shape();
+        let sum = self.sum.get_or_insert_with(|| KeptSum::new(shape));
+        sum.of(&*self.cache.read())
     }
 
     fn has_changed(&self) -> bool {

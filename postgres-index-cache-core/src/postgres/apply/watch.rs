@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 /// How many changes are kept for a follower who is slow. Then the oldest are dropped, and counted.
-pub(in crate::postgres) const CHANGES_KEPT: usize = 16_384;
+pub(crate) const CHANGES_KEPT: usize = 16_384;
 
 /// A change of a row of an application's cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,17 +27,17 @@ pub struct Change<T: CacheModel> {
 
 /// A change as followers are told of it; `None` if the model's code panicked when the row was to be
 /// copied.
-pub(in crate::postgres) type Told<T> = Option<Arc<Change<T>>>;
+pub(crate) type Told<T> = Option<Arc<Change<T>>>;
 
 /// The way to those who follow the changes of a cache.
-pub(in crate::postgres) struct Watch<T: CacheModel> {
+pub(crate) struct Watch<T: CacheModel> {
     followers: broadcast::Sender<Told<T>>,
     /// Copies a row. A function, since only models that are followed need be `Clone`.
     copy: fn(&T) -> T,
 }
 
 impl<T: CacheModel> Watch<T> {
-    pub(in crate::postgres) fn new() -> Self
+    pub(crate) fn new() -> Self
     where
         T: Clone,
     {
@@ -48,7 +48,7 @@ impl<T: CacheModel> Watch<T> {
     }
 
     /// Returns the changes from now on.
-    pub(in crate::postgres) fn follow(&self) -> broadcast::Receiver<Told<T>> {
+    pub(crate) fn follow(&self) -> broadcast::Receiver<Told<T>> {
         self.followers.subscribe()
     }
 

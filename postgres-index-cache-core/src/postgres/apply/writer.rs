@@ -17,6 +17,9 @@ use super::digests::DigestSource;
 use super::finding::ComparisonReport;
 use super::history::Came;
 use super::sink::RowEvent;
+use crate::digest::RangeSum;
+#[cfg(feature = "nats")]
+use crate::log::{JsonRow, RowOp};
 use crate::postgres::error::ReadError;
 use crate::sync::Change;
 use crate::table_cache::{KeyBuf, RowError, StoreError};
@@ -25,7 +28,7 @@ use std::time::Duration;
 
 /// The purpose of the rows that Q brings next.
 #[derive(Debug, Default)]
-pub(in crate::postgres) enum Incoming {
+pub(crate) enum Incoming {
     /// All rows of a snapshot, to be merged into the cache. At the end, the rows of the cache that
     /// did not come are removed.
     #[default]
@@ -39,7 +42,7 @@ pub(in crate::postgres) enum Incoming {
 
 /// The reason why a change, or a refetched row, cannot be stored. The table must be reloaded then.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::postgres) enum ApplyError {
+pub(crate) enum ApplyError {
     /// The key or the row does not have the table's shape, or the stream is not one of COPY.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -56,10 +59,10 @@ impl From<RowError> for ApplyError {
 
 /// The reason why an operation failed while the lock was held.
 #[derive(Debug)]
-pub(in crate::postgres) struct FlushError {
+pub(crate) struct FlushError {
     /// Whether the operation stored a row of a snapshot. If so, the snapshot cannot be used.
-    pub(in crate::postgres) is_of_snapshot: bool,
-    pub(in crate::postgres) error: StoreError,
+    pub(crate) is_of_snapshot: bool,
+    pub(crate) error: StoreError,
 }
 
 impl FlushError {
@@ -82,7 +85,7 @@ impl FlushError {
 
 /// The outcome of [`flush`](CacheWriter::flush).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::postgres) enum Flushed {
+pub(crate) enum Flushed {
     /// Everything that waited was applied, and nothing waits any more.
     Done,
     /// A reader holds the lock. What was not applied yet still waits.
@@ -90,7 +93,7 @@ pub(in crate::postgres) enum Flushed {
 }
 
 /// The writer of a cache that stands behind a lock.
-pub(in crate::postgres) trait CacheWriter: Send {
+pub(crate) trait CacheWriter: Send {
     /// Returns the query that reads rows of `relation`; see [`RowDecoder::query`].
     fn query(&self, relation: &str, only: &str) -> String;
 
@@ -121,6 +124,29 @@ pub(in crate::postgres) trait CacheWriter: Send {
     /// # Errors
     /// If a row cannot be stored. Nothing waits then, and the table must be reloaded.
     fn store_refetched(&mut self) -> Result<(), ApplyError>;
+
+    /// Makes a change that a log brings wait for the lock.
+    ///
+    /// # Errors
+    /// If the change cannot be stored. The cache is not the log's image then.
+    #[cfg(feature = "nats")]
+    fn row_op(&mut self, op: &RowOp) -> Result<(), ApplyError>;
+
+    /// Makes a row of a log's snapshot wait for the lock, between [`begin`](Self::begin) and
+    /// [`end_load`](Self::end_load).
+    ///
+    /// # Errors
+    /// If the row does not have the table's shape.
+    #[cfg(feature = "nats")]
+    fn load_row(&mut self, id: &str, row: &JsonRow) -> Result<(), ApplyError>;
+
+    /// Notes that all rows of a log's snapshot have come.
+    #[cfg(feature = "nats")]
+    fn end_load(&mut self);
+
+    /// Returns the sum of the digests of the rows that the cache has, as of the last flush. The
+    /// first call, and the first one after a load, looks at each row.
+    fn sum(&mut self) -> RangeSum;
 
     /// Returns whether the last snapshot brought other rows than the cache had, as far as the
     /// snapshot's rows have been applied.

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use std::sync::Weak;
 
 /// Somebody who is told of writes. The calls are made while the cache's lock is held for writing.
-pub(in crate::postgres) trait WriteListener<K>: Send + Sync {
+pub(crate) trait WriteListener<K>: Send + Sync {
     /// The row with this key is written or removed.
     fn written(&self, key: &K);
 
@@ -15,7 +15,7 @@ pub(in crate::postgres) trait WriteListener<K>: Send + Sync {
 }
 
 /// Those who are told of the writes of one cache, as long as they live.
-pub(in crate::postgres) struct WriteListeners<K> {
+pub(crate) struct WriteListeners<K> {
     listeners: Mutex<Vec<Weak<dyn WriteListener<K>>>>,
 }
 
@@ -35,7 +35,7 @@ fn all_written<K>(listener: &dyn WriteListener<K>) {
 
 impl<K> WriteListeners<K> {
     /// Tells `listener` of the writes from now on.
-    pub(in crate::postgres) fn add(&self, listener: Weak<dyn WriteListener<K>>) {
+    pub(crate) fn add(&self, listener: Weak<dyn WriteListener<K>>) {
         let mut listeners = self.listeners.lock();
         listeners.retain(|listener| listener.strong_count() > 0);
         listeners.push(listener);

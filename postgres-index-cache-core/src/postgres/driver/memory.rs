@@ -4,6 +4,7 @@
 //! takes more than the bound is given up.
 
 use super::Driver;
+use crate::digest::RangeSum;
 use crate::postgres::error::DriverError;
 use crate::sync::{Input, TableId};
 use std::time::Instant;
@@ -74,6 +75,12 @@ impl Driver {
             memory_bytes: writer.memory_bytes(),
             kept_out: writer.kept_out().map_or(0, |(count, _)| *count),
         }
+    }
+
+    /// Returns the number of rows in the cache of a table, and the sum of their digests. The first
+    /// call, and the first one after a load, looks at each row.
+    pub fn sum(&mut self, table: TableId) -> RangeSum {
+        self.tables[table.0].writer.sum()
     }
 
     /// Returns the bytes that the caches, and the changes that wait for them, may take:

@@ -13,12 +13,9 @@ use crate::postgres::replica::model_needs::ModelNeeds;
 use crate::postgres::replica::status::SharedStatus;
 use crate::postgres::replica::supervisor::{Describe, MakeWriter, Supervisor};
 use crate::postgres::replica::task::Task;
-use crate::postgres::schema::triggers::PINNED;
 use crate::sync::Limits;
-use foldhash::quality::RandomState;
 use parking_lot::{Mutex, RwLock};
 use std::fmt;
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -262,16 +259,8 @@ impl ReplicaBuilder {
 
     fn driver_options(&self) -> DriverOptions {
         DriverOptions {
-            channels: Vec::new(),
-            fence_channel: format!("pgic_fence_{:016x}{:016x}", random(), random()),
             limits: self.limits,
-            settings: PINNED
-                .iter()
-                .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
-                .collect(),
-            max_memory: self.max_memory,
             lock_timeout: self.lock_timeout,
-            row_events: false,
             answers: self.answers.then(|| {
                 Box::new(AnswerOptions {
                     name: self.node_name(),
@@ -279,7 +268,7 @@ impl ReplicaBuilder {
                     per_second: ANSWERS_PER_SECOND,
                 })
             }),
-            holds_altered: true,
+            ..DriverOptions::new(self.max_memory)
         }
     }
 }
@@ -302,11 +291,6 @@ fn host_name() -> String {
 /// Returns the beginning of a name: an answer must fit into a notification.
 fn shortened(name: &str) -> String {
     name.chars().take(64).collect()
-}
-
-/// Returns 64 random bits, seeded by the operating system: nobody can guess them.
-fn random() -> u64 {
-    RandomState::default().build_hasher().finish()
 }
 
 /// Returns the function that describes these tables afresh.

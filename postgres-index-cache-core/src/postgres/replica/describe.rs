@@ -1,15 +1,23 @@
 //! [`DescribedTable`]: a table of a replica as the catalogue has it.
 
 use crate::DEFAULT_CACHE_CHANNEL;
+#[cfg(feature = "nats")]
+use crate::postgres::connection::open::open_with;
 use crate::postgres::connection::open::{Open, open_patiently};
+#[cfg(feature = "nats")]
+use crate::postgres::connection::session::Connector;
 use crate::postgres::connection::session::SessionPurpose;
 use crate::postgres::error_chain::chain;
 use crate::postgres::replica::error::ReplicaError;
 use crate::postgres::replica::model_needs::ModelNeeds;
+#[cfg(feature = "nats")]
+use crate::postgres::replica::supervisor::Describe;
 use crate::postgres::replica::supervisor::{Description, SupervisedTable, Unfollowed};
 use crate::postgres::schema::catalog::{self, Catalog, CatalogAccess, CatalogError, CatalogTable};
 use crate::postgres::schema::eligibility::{self, TableConfig};
 use crate::postgres::schema::triggers::announced;
+#[cfg(feature = "nats")]
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// How many times tables are described again that are renamed meanwhile.
@@ -24,7 +32,7 @@ pub(super) struct Requested {
 
 /// A table of a replica as the catalogue has it.
 #[derive(Debug, Clone)]
-pub(super) struct DescribedTable {
+pub struct DescribedTable {
     config: TableConfig,
     channel: String,
     /// The table's name, with the schema.
@@ -183,4 +191,33 @@ pub(super) async fn describe_again(
         .into_iter()
         .map(|table| table.map_err(|error| Unfollowed(chain(&error))))
         .collect())
+}
+
+/// Returns a function that describes the tables of these names, with all columns that their
+/// triggers send. A name keeps the schema in which its table was found first.
+#[cfg(feature = "nats")]
+pub fn describe_named(
+    connector: impl Connector + 'static,
+    names: Vec<String>,
+) -> Describe<DescribedTable> {
+    let open = open_with(connector);
+    let requested = names.into_iter().map(|name| Requested {
+        name: name.into(),
+        needs: ModelNeeds::nothing(),
+    });
+    let requested = Arc::new(Mutex::new(requested.collect::<Vec<_>>()));
+    Arc::new(move || {
+        let (open, requested) = (Arc::clone(&open), Arc::clone(&requested));
+        Box::pin(async move {
+            let asked = requested.lock().clone();
+            let described = describe_again(open, asked).await?;
+            let mut known = requested.lock();
+            for (name, table) in known.iter_mut().zip(&described) {
+                if let Ok(table) = table {
+                    *name = table.requested();
+                }
+            }
+            Ok(described)
+        })
+    })
 }

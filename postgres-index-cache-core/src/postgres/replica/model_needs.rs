@@ -29,6 +29,17 @@ impl ModelNeeds {
         }
     }
 
+    /// Returns the needs of whoever takes each table as it is.
+    #[cfg(feature = "nats")]
+    pub(super) fn nothing() -> Self {
+        Self {
+            columns: None,
+            key_columns: None,
+            key_is_uuid: false,
+            model: "",
+        }
+    }
+
     /// Returns whether the model reads the column.
     pub(super) fn reads(&self, column: &str) -> bool {
         self.columns

@@ -202,14 +202,28 @@ impl<T: SupervisedTable> Supervisor<T> {
         targets: Vec<T>,
         options: DriverOptions,
     ) -> Result<Self, DriverError> {
-        let caches = targets
-            .iter()
-            .map(|target| OwnCache {
-                current: new_cache(target.config()),
-                next: None,
-            })
-            .collect();
-        let caches = Caches::Own(caches);
+        let caches = targets.iter().map(|target| new_cache(target.config()));
+        let caches = caches.collect();
+        Self::open_over(connector, describe, targets, caches, options).await
+    }
+
+    /// Connects, as [`open`](Self::open) does, for caches that may have rows already: one for each
+    /// of `targets`, of its shape. The first read is laid over the rows.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_over(
+        connector: impl Connector + 'static,
+        describe: Describe<T>,
+        targets: Vec<T>,
+        caches: Vec<Arc<RwLock<TableCache>>>,
+        options: DriverOptions,
+    ) -> Result<Self, DriverError> {
+        let caches = caches.into_iter().map(|current| OwnCache {
+            current,
+            next: None,
+        });
+        let caches = Caches::Own(caches.collect());
         Self::open_in(open_with(connector), describe, targets, caches, options).await
     }
 
@@ -299,6 +313,17 @@ impl<T: SupervisedTable> Supervisor<T> {
         }
     }
 
+    /// Returns the cache of a table whose rows can be read now.
+    ///
+    /// # Panics
+    /// If the caches are the application's.
+    pub fn shared_cache(&self, table: TableId) -> Arc<RwLock<TableCache>> {
+        match &self.caches {
+            Caches::Own(caches) => Arc::clone(&caches[table.0].current),
+            Caches::Given(_) => panic!("the caches of an application are the application's"),
+        }
+    }
+
     /// Returns the state of the rows of a table that can be read now.
     pub fn state(&self, table: TableId) -> State {
         match self.driver.table_state(table) {
@@ -315,6 +340,8 @@ impl<T: SupervisedTable> Supervisor<T> {
 
     /// Takes the events since the last call.
     pub fn take_events(&mut self) -> impl Iterator<Item = SupervisorEvent> + '_ {
+        // A step that was dropped may have left some behind.
+        self.take_driver_events();
         self.events.drain(..)
     }
 

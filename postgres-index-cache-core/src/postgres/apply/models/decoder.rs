@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// A model on the way into the cache.
-pub(in crate::postgres) struct ModelRow<T: CacheModel> {
+pub(crate) struct ModelRow<T: CacheModel> {
     /// The model; `None` once the cache has taken it.
     pub(super) row: Option<T>,
     pub(super) key: T::Key,
@@ -34,7 +34,7 @@ impl<T: Model> ModelRow<T> {
 
 /// The decoder that reads rows as JSON: into the model, and into cells for the digest. A JSON null
 /// in the cells counts as SQL NULL, as it does to the model.
-pub(in crate::postgres) struct ModelDecoder<T: CacheModel> {
+pub(crate) struct ModelDecoder<T: CacheModel> {
     shape: Arc<TableShape>,
     codec: KeyCodec<T::Key>,
     /// The columns' names go into each digest: to the model, the same values under another name are
@@ -47,7 +47,7 @@ pub(in crate::postgres) struct ModelDecoder<T: CacheModel> {
 }
 
 impl<T: Model> ModelDecoder<T> {
-    pub(in crate::postgres) fn new(shape: Arc<TableShape>, on_misfit: OnMisfit) -> Self {
+    pub(crate) fn new(shape: Arc<TableShape>, on_misfit: OnMisfit) -> Self {
         Self {
             digester: RowDigester::new(&shape),
             codec: KeyCodec::new(Arc::clone(&shape)),

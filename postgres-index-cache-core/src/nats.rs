@@ -1,0 +1,38 @@
+//! A [log](crate::log) on NATS JetStream: the relay that writes, and the nodes that follow.
+//!
+//! ```text
+//! PostgreSQL ─→ Supervisor ─ row events ─→ Lead ─→ NatsLog ─→ Follow ─→ caches of a node
+//!                                           │         │
+//!                                      Writer (rules)  Node (rules)
+//! ```
+//!
+//! - `names`, `stream`: the log as subjects and streams of NATS.
+//! - `description`: tables as a snapshot describes them.
+//! - `snapshot`: rows in a compressed form, written by a relay and loaded by nodes.
+//! - `image`: the caches into which the log's rows go.
+//! - `follow`: drives [`Node`](crate::log::Node).
+//! - `lead`: drives [`Writer`](crate::log::Writer) on a [`Supervisor`](crate::postgres::Supervisor).
+//! - `relay`: follows until nobody writes, then leads.
+//!
+//! The rules of the protocol are in [`log`](crate::log); here is I/O alone.
+
+mod append;
+mod description;
+mod error;
+mod follow;
+mod image;
+mod lead;
+mod names;
+mod relay;
+mod row_ops;
+mod snapshot;
+mod stream;
+mod turn_lock;
+
+pub use description::TableDescription;
+pub use error::LogError;
+pub use follow::{Follow, FollowEvent};
+pub use image::LoggedTable;
+pub use names::{LogName, LogNameError};
+pub use relay::{ConnectNats, Relay, RelayError, RelayEvent, RelayOptions};
+pub use stream::{LogStorage, NatsLog};

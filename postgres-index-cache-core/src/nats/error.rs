@@ -1,0 +1,67 @@
+//! [`LogError`]: why something could not be done with a log on NATS.
+
+use super::names::LogNameError;
+use std::error::Error;
+
+/// The reason why something could not be done with a log on NATS.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The name is none.
+    #[error(transparent)]
+    Name(#[from] LogNameError),
+    /// NATS did not do what was asked for.
+    #[error("{tried}")]
+    Nats {
+        /// The request, with the object that was asked for.
+        tried: String,
+        /// The answer.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// There is a stream of the log's name that is not the log's.
+    #[error("the stream {stream} is not a log's: its {setting} should be {expected}")]
+    Foreign {
+        /// Name of the stream.
+        stream: String,
+        /// The setting that differs.
+        setting: &'static str,
+        /// The value that a log's stream has.
+        expected: String,
+    },
+    /// A part of a snapshot, or the list of them, cannot be read.
+    #[error("the snapshot {snapshot} cannot be read: {why}")]
+    Snapshot {
+        /// Name of the snapshot.
+        snapshot: String,
+        /// Reason.
+        why: String,
+    },
+    /// An entry is larger than the NATS server takes.
+    #[error(
+        "an entry of the table {table} has {bytes} bytes, and the NATS server takes {most} \
+         (max_payload)"
+    )]
+    TooLarge {
+        /// The table of the rows.
+        table: String,
+        /// The size of the entry.
+        bytes: usize,
+        /// The most bytes that the server takes.
+        most: usize,
+    },
+}
+
+impl LogError {
+    /// Makes a function that adds what was tried to an error of NATS.
+    pub(super) fn tried<E>(tried: impl Into<String>) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let tried = tried.into();
+        |error| Self::Nats {
+            tried,
+            source: error.into(),
+        }
+    }
+}

@@ -1,0 +1,566 @@
+//! [`Follow`]: drives a [`Node`] on a log on NATS.
+//!
+//! ```text
+//!            ┌─ snapshot rows ──────────┐
+//! NatsLog ───┼─ stored messages ────────┼─→ Node ─→ TablesImage ─ lock ─→ caches
+//!            ├─ republished messages ───┤
+//!            └─ answers, the log's end ─┘
+//! ```
+//!
+//! A read begins with the stored messages, and goes on with the republished ones. Republished
+//! messages wait in the subscription meanwhile. NATS drops those of a reader that is too slow, and
+//! the node sees the hole.
+
+mod tasks;
+
+use super::error::LogError;
+use super::image::{LoggedTable, TablesImage};
+use super::stream::{NatsLog, StoredMessage};
+use crate::log::{Base, Node, NodeCounters, NodeInput, NodeLimits, NodeOutput, Position, Sequence};
+use crate::sync::FenceId;
+use async_nats::Subscriber;
+use futures_util::StreamExt as _;
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::{Duration, Instant};
+use tasks::{LoadEvent, StoredEvent, load, read_stored};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+/// How long a proof counts. A relay proves each second.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The wait for the answer to a question.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The silence behind which the log's end is looked at.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// The time between two looks whether the connection is another one.
+const CONNECTION_LOOK: Duration = Duration::from_millis(250);
+
+/// The wait after NATS did not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The messages or batches of rows that may wait for the node.
+const WAITING: usize = 4;
+
+/// News of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FollowEvent {
+    /// The rows are live, or are not any more.
+    Live(bool),
+    /// A snapshot is in the caches. The tables may be other ones than before.
+    Loaded {
+        /// Number of rows.
+        rows: u64,
+    },
+    /// NATS did not do what was asked for. The node tries again.
+    Failed(String),
+}
+
+/// A load that is underway.
+struct Loading {
+    number: u64,
+    events: mpsc::Receiver<LoadEvent>,
+}
+
+/// Where the messages of a read come from.
+enum Reading {
+    /// There is no read.
+    Nothing,
+    /// From the stream. Ends where the stream ended when the read began.
+    Stored {
+        read: u64,
+        events: mpsc::Receiver<StoredEvent>,
+    },
+    /// From the subscription.
+    Live { read: u64 },
+}
+
+/// Word of the log's end.
+struct End {
+    read: u64,
+    /// The messages that had come when the end was asked for.
+    messages: u64,
+    last: Result<Option<Sequence>, LogError>,
+}
+
+/// Something that has happened, to be handed to the node once the caches are flushed.
+enum Happened {
+    Load(u64, LoadEvent),
+    Message(u64, StoredMessage),
+    /// All stored messages of a read have come. The log's last one was this.
+    Stored(u64, Option<Sequence>),
+    ReadFailed(LogError),
+    Answered(u64, Option<Position>),
+    End(End),
+    SubscriptionEnded,
+    TimePassed,
+}
+
+/// A node of a log on NATS. Nothing happens unless [`step`](Self::step) is awaited.
+pub struct Follow {
+    log: NatsLog,
+    node: Node,
+    image: TablesImage,
+    live: Subscriber,
+    /// The number of connections so far; see [`NatsLog::connects`].
+    connects: u64,
+    reading: Reading,
+    loading: Option<Loading>,
+    answers: mpsc::Receiver<(u64, Option<Position>)>,
+    answers_tx: mpsc::Sender<(u64, Option<Position>)>,
+    ends: mpsc::Receiver<End>,
+    ends_tx: mpsc::Sender<End>,
+    /// The last message of the read that came from the stream. The republished messages begin
+    /// before that one.
+    stored_to: Sequence,
+    /// The number of messages that have come.
+    messages: u64,
+    /// When the log's end is looked at; `None` while a look is underway.
+    look_at: Option<Instant>,
+    /// When the node is told that NATS can be reached again.
+    connect_at: Option<Instant>,
+    happened: Option<Happened>,
+    /// The fences that are reached once the caches are flushed.
+    reached_next: Vec<FenceId>,
+    reached: Option<FenceId>,
+    fences: u64,
+    is_live: bool,
+    /// Whether the last load has found a log without a message.
+    is_log_empty: bool,
+    events: VecDeque<FollowEvent>,
+}
+
+impl fmt::Debug for Follow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follow")
+            .field("log", &self.log.name())
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Follow {
+    /// Subscribes to the log. The snapshot is loaded by the steps that follow.
+    ///
+    /// # Errors
+    /// If NATS refuses the subscription.
+    pub async fn open(log: NatsLog) -> Result<Self, LogError> {
+        let node = Node::new(LIMITS, random());
+        Self::open_with(log, node).await
+    }
+
+    /// Follows the log, and is never live: for a relay that stands by.
+    pub(super) async fn standing_by(log: NatsLog) -> Result<Self, LogError> {
+        let node = Node::standing_by(LIMITS, random());
+        Self::open_with(log, node).await
+    }
+
+    async fn open_with(log: NatsLog, node: Node) -> Result<Self, LogError> {
+        let live = log.listen().await?;
+        let (answers_tx, answers) = mpsc::channel(WAITING);
+        let (ends_tx, ends) = mpsc::channel(WAITING);
+        Ok(Self {
+            connects: log.connects(),
+            log,
+            node,
+            image: TablesImage::default(),
+            live,
+            reading: Reading::Nothing,
+            loading: None,
+            answers,
+            answers_tx,
+            ends,
+            ends_tx,
+            stored_to: Sequence::default(),
+            messages: 0,
+            look_at: None,
+            connect_at: Some(Instant::now()),
+            happened: None,
+            reached_next: Vec::new(),
+            reached: None,
+            fences: 0,
+            is_live: false,
+            is_log_empty: false,
+            events: VecDeque::new(),
+        })
+    }
+
+    /// Returns the log.
+    pub fn log(&self) -> &NatsLog {
+        &self.log
+    }
+
+    /// Returns the tables of the log; none before the first snapshot.
+    pub fn tables(&self) -> impl Iterator<Item = &LoggedTable> {
+        self.image.tables()
+    }
+
+    /// Returns whether the rows are live: they are those of PostgreSQL as of a fence that this node
+    /// has asked for, or later, and proofs keep coming.
+    pub fn is_live(&self) -> bool {
+        self.is_live && self.node.is_live(Instant::now())
+    }
+
+    /// Returns the position that the rows are as of; `None` if there are none.
+    pub fn position(&self) -> Option<Position> {
+        self.node.follower().position()
+    }
+
+    /// Returns the node's figures.
+    pub fn counters(&self) -> NodeCounters {
+        self.node.counters()
+    }
+
+    /// Takes the events since the last call.
+    pub fn take_events(&mut self) -> impl Iterator<Item = FollowEvent> + '_ {
+        self.events.drain(..)
+    }
+
+    /// Asks for a fence and returns its number. [`has_reached`](Self::has_reached) tells when
+    /// everything that was committed in PostgreSQL before this call is in the caches.
+    pub fn ask_for_fence(&mut self) -> FenceId {
+        self.fences += 1;
+        let fence = FenceId(self.fences);
+        self.node
+            .handle(NodeInput::FenceWanted(fence), Instant::now());
+        fence
+    }
+
+    /// Returns whether a fence was reached.
+    pub fn has_reached(&self, fence: FenceId) -> bool {
+        self.reached >= Some(fence)
+    }
+
+    /// Returns whether every message of the log is in the caches, as far as is known.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.node.is_at_end() && self.happened.is_none() && self.image.broken().is_none()
+    }
+
+    /// Returns whether the log was found to have no message.
+    pub(super) fn is_log_empty(&self) -> bool {
+        self.is_log_empty
+    }
+
+    /// Returns whether loading a snapshot was of no use several times.
+    pub(super) fn cannot_follow(&self) -> bool {
+        self.node.cannot_follow()
+    }
+
+    /// Returns the log's end as the base of a term, with the rows; `None` if there is no image at
+    /// the log's end.
+    pub(super) fn base(&self) -> Option<(Base, Vec<LoggedTable>)> {
+        let follower = self.node.follower();
+        let (position, seen) = follower.position().zip(follower.seen())?;
+        self.is_at_end()
+            .then(|| (Base { position, seen }, self.tables().cloned().collect()))
+    }
+
+    /// Waits for something to happen, and does what follows. The future may be dropped at any
+    /// point.
+    pub async fn step(&mut self) {
+        self.settle().await;
+        if self.happened.is_none() {
+            self.happened = Some(self.wait().await);
+        }
+        // The node is shown no message before the rows of the one before are in the caches.
+        self.image.flush().await;
+        if let Some(happened) = self.happened.take() {
+            self.take(happened);
+            self.take_outputs();
+        }
+        self.settle().await;
+    }
+
+    /// Flushes the caches, and tells what counts from then on.
+    async fn settle(&mut self) {
+        self.take_outputs();
+        self.image.flush().await;
+        self.reached = self.reached.max(self.reached_next.drain(..).max());
+        let is_live = self.node.is_live(Instant::now()) && self.image.broken().is_none();
+        if std::mem::replace(&mut self.is_live, is_live) != is_live {
+            self.events.push_back(FollowEvent::Live(is_live));
+        }
+    }
+
+    /// Waits for the next thing to happen.
+    async fn wait(&mut self) -> Happened {
+        let look = Some(Instant::now() + CONNECTION_LOOK);
+        let until = [
+            self.node.poll_timeout(),
+            self.look_at,
+            self.connect_at,
+            look,
+        ];
+        let until = until.into_iter().flatten().min();
+        let due = tokio::time::sleep_until(until.unwrap_or_else(Instant::now).into());
+        let loading = &mut self.loading;
+        let load = async {
+            match loading {
+                Some(loading) => (loading.number, loading.events.recv().await),
+                None => std::future::pending().await,
+            }
+        };
+        let reading = &mut self.reading;
+        let live = &mut self.live;
+        let message = async {
+            loop {
+                match reading {
+                    Reading::Nothing => std::future::pending().await,
+                    Reading::Stored { read, events } => match events.recv().await {
+                        Some(StoredEvent::Message(message)) => {
+                            return Happened::Message(*read, message);
+                        }
+                        Some(StoredEvent::End(end)) => {
+                            let read = *read;
+                            *reading = Reading::Live { read };
+                            return Happened::Stored(read, end);
+                        }
+                        Some(StoredEvent::Failed(error)) => return Happened::ReadFailed(error),
+                        // The task was ended with the runtime.
+                        None => std::future::pending().await,
+                    },
+                    Reading::Live { read } => match live.next().await {
+                        Some(message) => {
+                            if let Some(message) = NatsLog::republished(message) {
+                                return Happened::Message(*read, message);
+                            }
+                        }
+                        None => return Happened::SubscriptionEnded,
+                    },
+                }
+            }
+        };
+        tokio::select! {
+            // The time comes first: messages may come without a pause.
+            biased;
+            () = due => Happened::TimePassed,
+            (number, event) = load => match event {
+                Some(event) => Happened::Load(number, event),
+                None => Happened::Load(number, LoadEvent::None { is_log_empty: false }),
+            },
+            Some((ask, position)) = self.answers.recv() => Happened::Answered(ask, position),
+            Some(end) = self.ends.recv() => Happened::End(end),
+            message = message => message,
+        }
+    }
+
+    fn take(&mut self, happened: Happened) {
+        let now = Instant::now();
+        self.check_connection(now);
+        match happened {
+            Happened::Load(number, event) => self.take_load(number, event, now),
+            Happened::Message(read, message) => self.take_message(read, &message, now),
+            // All that was stored has come, so nothing is awaited that the end could overtake.
+            Happened::Stored(read, end) => self.node.handle(NodeInput::End { read, end }, now),
+            Happened::ReadFailed(error) => self.failed(&error, now),
+            Happened::SubscriptionEnded => {
+                // Nobody ends the subscription: the connection is closed for good.
+                self.reading = Reading::Nothing;
+                self.events
+                    .push_back(FollowEvent::Failed("the connection was closed".to_string()));
+                self.node.handle(NodeInput::Disconnected, now);
+            }
+            Happened::Answered(ask, position) => {
+                self.node.handle(NodeInput::Answered { ask, position }, now);
+            }
+            Happened::End(End {
+                read,
+                messages,
+                last,
+            }) => {
+                self.look_at = Some(now + QUIET);
+                match last {
+                    // A message that came meanwhile may be behind the end as it was seen.
+                    Ok(_) if messages != self.messages => {}
+                    Ok(end) => self.node.handle(NodeInput::End { read, end }, now),
+                    Err(error) => self.failed(&error, now),
+                }
+            }
+            Happened::TimePassed => self.time_passed(now),
+        }
+    }
+
+    fn take_load(&mut self, number: u64, event: LoadEvent, now: Instant) {
+        match event {
+            LoadEvent::None { is_log_empty } => {
+                self.loading = None;
+                self.is_log_empty = is_log_empty;
+                let input = NodeInput::Loaded {
+                    load: number,
+                    snapshot: None,
+                };
+                self.node.handle(input, now);
+            }
+            LoadEvent::Begin(info) => {
+                self.is_log_empty = false;
+                let tables = info.tables.into_iter();
+                let tables = tables.map(|table| (table.description, table.rows as usize));
+                if let Err(error) = self.image.begin_load(tables.collect()) {
+                    self.failed(&error, now);
+                }
+            }
+            LoadEvent::Rows(rows) => {
+                for (table, id, row) in &rows {
+                    self.image.load(*table, id, row);
+                }
+            }
+            LoadEvent::End(place) => {
+                self.loading = None;
+                self.image.end_load();
+                let rows = self
+                    .tables()
+                    .map(|table| table.cache.read().stored() as u64);
+                let rows = rows.sum();
+                self.events.push_back(FollowEvent::Loaded { rows });
+                let input = NodeInput::Loaded {
+                    load: number,
+                    snapshot: Some(place),
+                };
+                self.node.handle(input, now);
+            }
+            LoadEvent::Failed(error) => self.failed(&error, now),
+        }
+    }
+
+    fn take_message(&mut self, read: u64, message: &StoredMessage, now: Instant) {
+        self.messages += 1;
+        self.look_at = Some(now + QUIET);
+        let sequence = message.sequence;
+        match self.reading {
+            Reading::Stored { .. } => self.stored_to = sequence,
+            Reading::Live { .. } if sequence <= self.stored_to => return,
+            Reading::Live { .. } | Reading::Nothing => {}
+        }
+        match message.entry() {
+            Some(entry) => {
+                self.node
+                    .message(read, sequence, &entry, &mut self.image, now);
+            }
+            None => self.node.handle(NodeInput::Unreadable { read }, now),
+        }
+    }
+
+    fn time_passed(&mut self, now: Instant) {
+        if self.connect_at.is_some_and(|at| at <= now) {
+            self.connect_at = None;
+            self.look_at = Some(now + QUIET);
+            self.node.handle(NodeInput::Connected, now);
+        }
+        if self.node.poll_timeout().is_some_and(|at| at <= now) {
+            self.node.handle(NodeInput::TimePassed, now);
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = None;
+            self.look_at_end();
+        }
+    }
+
+    /// Looks at the log's end in a task.
+    fn look_at_end(&mut self) {
+        let read = match self.reading {
+            Reading::Live { read } => read,
+            // Messages are on their way, or none are wanted.
+            Reading::Stored { .. } | Reading::Nothing => {
+                self.look_at = Some(Instant::now() + QUIET);
+                return;
+            }
+        };
+        let (log, ends, messages) = (self.log.clone(), self.ends_tx.clone(), self.messages);
+        tokio::spawn(async move {
+            let last = log.last().await;
+            let last = last.map(|last| last.map(|message| message.sequence));
+            // Whoever has asked may be gone.
+            let _ = ends
+                .send(End {
+                    read,
+                    messages,
+                    last,
+                })
+                .await;
+        });
+    }
+
+    /// Notes that NATS did not do what was asked for. The node begins again after a while.
+    fn failed(&mut self, error: &LogError, now: Instant) {
+        let why = crate::postgres::error_chain::chain(error);
+        tracing::info!(why, "the log could not be read");
+        self.events.push_back(FollowEvent::Failed(why));
+        self.disconnect(now);
+        self.connect_at = Some(now + RETRY);
+    }
+
+    fn disconnect(&mut self, now: Instant) {
+        self.reading = Reading::Nothing;
+        self.loading = None;
+        self.node.handle(NodeInput::Disconnected, now);
+    }
+
+    /// Begins again if the connection is another one: messages may be lost (R1, R5).
+    fn check_connection(&mut self, now: Instant) {
+        let connects = self.log.connects();
+        if std::mem::replace(&mut self.connects, connects) != connects {
+            tracing::info!("connected to NATS again");
+            self.disconnect(now);
+            self.connect_at = Some(now);
+        }
+    }
+
+    /// Carries out the requests of the node.
+    fn take_outputs(&mut self) {
+        while let Some(output) = self.node.poll() {
+            match output {
+                NodeOutput::Load { load } => self.start_load(load),
+                NodeOutput::Read { read, from } => self.start_read(read, from),
+                NodeOutput::Ask { ask } => {
+                    let (log, answers) = (self.log.clone(), self.answers_tx.clone());
+                    tokio::spawn(async move {
+                        let position = log.ask(ASK_TIMEOUT).await;
+                        // Whoever has asked may be gone.
+                        let _ = answers.send((ask, position)).await;
+                    });
+                }
+                NodeOutput::FenceReached(fence) => self.reached_next.push(fence),
+            }
+        }
+    }
+
+    fn start_load(&mut self, number: u64) {
+        self.reading = Reading::Nothing;
+        let (events_tx, events) = mpsc::channel(WAITING);
+        self.loading = Some(Loading { number, events });
+        let log = self.log.clone();
+        tokio::spawn(async move {
+            if let Err(error) = load(&log, &events_tx).await {
+                // Whoever has asked may be gone.
+                let _ = events_tx.send(LoadEvent::Failed(error)).await;
+            }
+        });
+    }
+
+    fn start_read(&mut self, read: u64, from: Sequence) {
+        let (events_tx, events) = mpsc::channel(WAITING);
+        self.reading = Reading::Stored { read, events };
+        self.stored_to = Sequence::default();
+        let log = self.log.clone();
+        tokio::spawn(async move {
+            if let Err(error) = read_stored(&log, from, &events_tx).await {
+                // Whoever has asked may be gone.
+                let _ = events_tx.send(StoredEvent::Failed(error)).await;
+            }
+        });
+    }
+}
+
+const LIMITS: NodeLimits = NodeLimits {
+    patience: PATIENCE,
+    ask_timeout: ASK_TIMEOUT,
+};
+
+/// Returns random bits.
+pub(super) fn random() -> u64 {
+    Uuid::new_v4().as_u64_pair().1
+}

@@ -1,0 +1,480 @@
+//! [`Lead`]: one term of a relay. Publishes what the supervisor's driver did to the caches.
+//!
+//! ```text
+//! Supervisor ─ row events ─→ Batch ─→ Writer ─→ Appender ─→ NATS
+//!     │                                 ▲  │
+//!     ├─ fences ─→ proofs ──────────────┤  └─ recover: connect anew, read the log
+//!     └─ caches ─→ SnapshotReader ─→ Upload ─→ NATS
+//! ```
+//!
+//! The supervisor is polled in every turn, so PostgreSQL's notification queue never waits for NATS.
+
+mod recovery;
+mod snapshots;
+
+use super::append::{Answer, Appender};
+use super::description::TableDescription;
+use super::error::LogError;
+use super::image::LoggedTable;
+use super::relay::{ConnectNats, RelayEvent, RelayOptions};
+use super::row_ops::{Batch, row_json, row_op};
+use super::snapshot::{self, SnapshotInfo};
+use super::stream::NatsLog;
+use crate::log::{
+    DeferredKeys, Proof, RowChanges, RowOp, Sequence, TableName, TableProof, Writer, WriterInput,
+    WriterOutput,
+};
+use crate::postgres::error_chain::chain;
+use crate::postgres::{DriverEvent, SupervisedTable, Supervisor, SupervisorEvent, TableConfig};
+use crate::sync::{FenceId, State, TableId};
+use crate::table_cache::KeyBuf;
+use async_nats::{Subject, Subscriber};
+use futures_util::StreamExt as _;
+use recovery::Look;
+use snapshots::{Due, Snapshotting};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// The time between two proofs.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// The time between two looks whether nodes have a snapshot to load.
+const SNAPSHOT_LOOK: Duration = Duration::from_secs(10);
+
+/// The end of a term.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// Another relay writes.
+    SteppedDown,
+    /// Nothing can go on, for this reason.
+    Failed(String),
+}
+
+/// How the tables are, as the log was told.
+struct Tables {
+    is_live: bool,
+    /// Whether a table is another one than the log has: the next term begins with a snapshot.
+    is_altered: bool,
+    /// Why the tables are not live, in the words of the driver.
+    why: String,
+}
+
+/// A term of a relay.
+pub(super) struct Lead<T: SupervisedTable> {
+    log: NatsLog,
+    connect: ConnectNats,
+    options: RelayOptions,
+    events: mpsc::UnboundedSender<RelayEvent>,
+    supervisor: Supervisor<T>,
+    writer: Writer,
+    /// `None` while the writer recovers.
+    appender: Option<Appender>,
+    recovery: Option<JoinHandle<Look>>,
+    /// Whether the server has forgotten the name of its last entry.
+    has_forgotten: bool,
+    questions: Subscriber,
+    /// The inboxes of questions that no fence was asked for yet.
+    asked: Vec<Subject>,
+    /// The fence that is waited for, and the inboxes of the questions that it answers.
+    fence: Option<(FenceId, Vec<Subject>)>,
+    beat_at: Instant,
+    tables: Tables,
+    snapshot: Option<Snapshotting>,
+    /// A snapshot whose last part is on its way.
+    finishing: Option<JoinHandle<Result<SnapshotInfo, LogError>>>,
+    due: Due,
+    look_at: Instant,
+    looking: Option<JoinHandle<Result<Option<SnapshotInfo>, LogError>>>,
+    ended: Option<Ended>,
+}
+
+impl<T: SupervisedTable> Lead<T> {
+    /// Begins to lead by this writer. `last` is the number of the log's last message if the log has
+    /// no entry.
+    pub(super) async fn begin(
+        log: NatsLog,
+        connect: ConnectNats,
+        options: RelayOptions,
+        events: mpsc::UnboundedSender<RelayEvent>,
+        supervisor: Supervisor<T>,
+        writer: Writer,
+        last: Option<Sequence>,
+    ) -> Result<Self, LogError> {
+        let now = Instant::now();
+        Ok(Self {
+            questions: log.questions().await?,
+            appender: Some(Appender::start(log.clone(), last)),
+            log,
+            connect,
+            options,
+            events,
+            supervisor,
+            writer,
+            recovery: None,
+            has_forgotten: false,
+            asked: Vec::new(),
+            fence: None,
+            beat_at: now,
+            tables: Tables {
+                is_live: false,
+                is_altered: false,
+                why: "the relay has begun".to_string(),
+            },
+            snapshot: None,
+            finishing: None,
+            due: Due::default(),
+            look_at: now,
+            looking: None,
+            ended: None,
+        })
+    }
+
+    /// Leads until the term is over. The future may be dropped at any point: the term is over then.
+    pub(super) async fn run(&mut self) -> Ended {
+        loop {
+            self.take_outputs();
+            if let Some(ended) = self.ended.take() {
+                return ended;
+            }
+            self.turn().await;
+            self.publish_events();
+            self.go_on();
+        }
+    }
+
+    /// Waits for one thing to happen.
+    async fn turn(&mut self) {
+        let until = [
+            Some(self.beat_at).filter(|_| self.fence.is_none()),
+            self.writer.poll_timeout(),
+            Some(self.look_at),
+        ];
+        let until = until.into_iter().flatten().min();
+        let due = async {
+            match until {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let reads = self.snapshot.as_ref().filter(|snapshot| !snapshot.is_read);
+        let wanted = async {
+            match reads {
+                Some(snapshot) => snapshot.upload.ready().await,
+                None => std::future::pending().await,
+            }
+        };
+        let appender = &mut self.appender;
+        let answer = async {
+            match appender {
+                Some(appender) => appender.answer().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            stepped = self.supervisor.step() => if let Err(error) = stepped {
+                self.ended = Some(Ended::Failed(chain(&error)));
+            },
+            answer = answer => self.take_answer(answer),
+            look = done(&mut self.recovery) => self.recovered(look),
+            found = done(&mut self.looking) => self.take_look(found),
+            put = done(&mut self.finishing) => self.take_snapshot(put),
+            question = self.questions.next() => match question {
+                Some(question) => self.asked.extend(question.reply),
+                // The connection is closed.
+                None => self.writer.handle(WriterInput::Disconnected, Instant::now()),
+            },
+            permit = wanted => self.read_snapshot(permit),
+            () = due => self.time_passed(),
+        }
+    }
+
+    fn time_passed(&mut self) {
+        let now = Instant::now();
+        if self.writer.poll_timeout().is_some_and(|at| at <= now) {
+            self.writer.handle(WriterInput::TimePassed, now);
+        }
+        if self.look_at <= now {
+            self.look_at = now + SNAPSHOT_LOOK;
+            if self.looking.is_none() && self.recovery.is_none() {
+                let log = self.log.clone();
+                self.looking = Some(tokio::spawn(async move { snapshot::usable(&log).await }));
+            }
+        }
+    }
+
+    fn take_answer(&mut self, answer: Answer) {
+        let now = Instant::now();
+        match answer {
+            Answer::Stored { round, place } => {
+                self.writer
+                    .handle(WriterInput::Stored { round, place }, now);
+            }
+            Answer::Refused {
+                round,
+                has_forgotten,
+            } => {
+                self.has_forgotten |= has_forgotten;
+                self.writer.handle(WriterInput::Refused { round }, now);
+            }
+            Answer::TooLarge { table, bytes } => {
+                let most = self.log.client().max_payload();
+                let error = LogError::TooLarge { table, bytes, most };
+                self.ended = Some(Ended::Failed(error.to_string()));
+            }
+        }
+    }
+
+    /// Publishes what the driver did to the caches since the last call.
+    fn publish_events(&mut self) {
+        let now = Instant::now();
+        let mut batch = Batch::default();
+        let events: Vec<SupervisorEvent> = self.supervisor.take_events().collect();
+        for event in events {
+            match event {
+                SupervisorEvent::Driver(DriverEvent::Row { table, change, .. }) => {
+                    // Rows of another shape are no rows of this log.
+                    if !self.tables.is_altered {
+                        let config = self.supervisor.target(table).config();
+                        let name = name_of(config);
+                        let op = row_op(&config.shape, &change);
+                        let full = batch.add(&name, op);
+                        self.publish(full, now);
+                    }
+                    continue;
+                }
+                SupervisorEvent::Driver(DriverEvent::Disconnected { why, .. }) => {
+                    self.tables.why = why;
+                }
+                SupervisorEvent::Driver(DriverEvent::ReloadScheduled { table, why }) => {
+                    let name = self.supervisor.target(table).config().name();
+                    self.tables.why = format!("{name} is read again: {why}");
+                }
+                SupervisorEvent::Unfollowed { table, why } => {
+                    let name = self.supervisor.target(table).config().name();
+                    self.tables.why = format!("{name} cannot be followed: {why}");
+                    self.tables.is_altered = true;
+                }
+                SupervisorEvent::Driver(DriverEvent::Altered { table })
+                | SupervisorEvent::Replaced { table } => {
+                    let name = self.supervisor.target(table).config().name();
+                    self.tables.why = format!("{name} was altered");
+                    self.tables.is_altered = true;
+                }
+                SupervisorEvent::Driver(_) => {}
+            }
+            if self.tables.is_altered {
+                // Changes that are not published may be in its rows.
+                self.snapshot = None;
+            }
+            let rest = batch.take();
+            self.publish(rest, now);
+            self.note_state(now);
+        }
+        let rest = batch.take();
+        self.publish(rest, now);
+        self.note_state(now);
+    }
+
+    fn publish(&mut self, changes: Option<RowChanges>, now: Instant) {
+        if let Some(changes) = changes {
+            self.due.since += bytes_of(&changes);
+            self.writer.publish(changes, now);
+        }
+    }
+
+    /// Publishes that nothing is known of PostgreSQL if that is so since the last call.
+    fn note_state(&mut self, now: Instant) {
+        let is_live = self.supervisor.driver().state() == State::Live && !self.tables.is_altered;
+        if std::mem::replace(&mut self.tables.is_live, is_live) == is_live {
+            return;
+        }
+        let why = if is_live {
+            String::new()
+        } else {
+            self.writer.stale(&self.tables.why, now);
+            self.tables.why.clone()
+        };
+        // Nobody need listen.
+        let _ = self.events.send(RelayEvent::Live { is_live, why });
+    }
+
+    /// Does what is due: proofs, a new term for altered tables, a snapshot.
+    fn go_on(&mut self) {
+        let now = Instant::now();
+        self.begin_again_if_altered(now);
+        self.prove(now);
+        self.ask_for_fence(now);
+        self.begin_snapshot();
+    }
+
+    /// Begins a further term once altered tables are live again.
+    fn begin_again_if_altered(&mut self, now: Instant) {
+        let tables = 0..self.supervisor.targets().len();
+        let are_live = tables
+            .map(TableId)
+            .all(|table| self.supervisor.state(table) == State::Live);
+        if self.tables.is_altered && are_live {
+            self.tables.is_altered = false;
+            self.writer.begin_again(now);
+            self.note_state(now);
+        }
+    }
+
+    /// Publishes a proof if the fence is reached, and answers the questions that came before it.
+    fn prove(&mut self, now: Instant) {
+        let Some((fence, _)) = &self.fence else {
+            return;
+        };
+        let tables = 0..self.supervisor.targets().len();
+        let is_reached = tables
+            .map(TableId)
+            .all(|table| self.supervisor.has_reached_for(table, *fence));
+        if !is_reached || !self.tables.is_live {
+            return;
+        }
+        let Some((_, inboxes)) = self.fence.take() else {
+            return;
+        };
+        self.beat_at = now + HEARTBEAT;
+        let names = self.supervisor.targets();
+        let names: Vec<TableName> = names.map(|target| name_of(target.config())).collect();
+        let tables = names.into_iter().enumerate().map(|(at, table)| TableProof {
+            table,
+            rows: self.supervisor.driver_mut().sum(TableId(at)),
+        });
+        let tables = tables.collect();
+        let position = self.writer.prove(Proof { tables }, now);
+        let log = self.log.clone();
+        // NATS may take no message for a while. The nodes wait for the proof itself in any case.
+        tokio::spawn(async move {
+            for inbox in inboxes {
+                log.answer(inbox, position).await;
+            }
+        });
+    }
+
+    /// Asks for a fence for all questions that have come, and for the heartbeat.
+    fn ask_for_fence(&mut self, now: Instant) {
+        let is_due = !self.asked.is_empty() || self.beat_at <= now;
+        if self.fence.is_some() || !is_due {
+            return;
+        }
+        match self.supervisor.driver_mut().ask_for_fence() {
+            Ok(fence) => self.fence = Some((fence, std::mem::take(&mut self.asked))),
+            Err(error) => self.ended = Some(Ended::Failed(chain(&error))),
+        }
+    }
+
+    /// Returns the tables with their caches.
+    fn logged_tables(&self) -> Vec<LoggedTable> {
+        let targets = self.supervisor.targets().enumerate();
+        let tables = targets.map(|(at, target)| {
+            let config = target.config();
+            LoggedTable {
+                description: TableDescription::new(
+                    &config.followed.schema,
+                    &config.followed.name,
+                    &config.shape,
+                ),
+                cache: self.supervisor.shared_cache(TableId(at)),
+            }
+        });
+        tables.collect()
+    }
+
+    /// Carries out the requests of the writer.
+    fn take_outputs(&mut self) {
+        while let Some(output) = self.writer.poll() {
+            match output {
+                WriterOutput::Append { round, entry } => {
+                    if let Some(appender) = &self.appender {
+                        appender.send(round, entry);
+                    }
+                }
+                WriterOutput::Recover { round, places } => self.recover(round, places),
+                WriterOutput::PublishDeferred(keys) => self.publish_deferred(&keys),
+                WriterOutput::PutSnapshot(place) => self.finish_snapshot(place),
+                WriterOutput::DropSnapshot => self.snapshot = None,
+                WriterOutput::StepDown => self.ended = Some(Ended::SteppedDown),
+            }
+        }
+    }
+
+    /// Publishes the present state of the rows with these keys.
+    fn publish_deferred(&mut self, keys: &DeferredKeys) {
+        let now = Instant::now();
+        let tables: Vec<(TableName, LoggedTable)> = self
+            .logged_tables()
+            .into_iter()
+            .map(|table| (table.description.name(), table))
+            .collect();
+        let mut batch = Batch::default();
+        for (name, keys) in keys.tables() {
+            let Some((_, table)) = tables.iter().find(|(known, _)| known == name) else {
+                continue;
+            };
+            for id in keys {
+                let op = state_of(table, id);
+                let full = batch.add(name, op);
+                self.publish(full, now);
+            }
+        }
+        let rest = batch.take();
+        self.publish(rest, now);
+        self.writer.deferred_are_published();
+    }
+}
+
+/// Returns about how many bytes the entry of these changes has.
+fn bytes_of(changes: &RowChanges) -> u64 {
+    /// The bytes of an operation beside key and row.
+    const OVERHEAD: usize = 48;
+    let bytes = changes.ops.iter().map(|op| match op {
+        RowOp::Upsert { id, row } | RowOp::Replace { id, row, .. } => id.len() + row.data.len(),
+        RowOp::Remove { id } => id.len(),
+        RowOp::Clear { spared } => spared.len(),
+    });
+    bytes.map(|bytes| (bytes + OVERHEAD) as u64).sum()
+}
+
+/// Returns the operation that makes a reader's row with this key the one of the cache.
+fn state_of(table: &LoggedTable, id: &str) -> RowOp {
+    let cache = table.cache.read();
+    let mut key = KeyBuf::default();
+    let is_key = key.read_json(cache.shape(), id).is_ok();
+    let row = cache.get(&key).filter(|_| is_key);
+    let id = id.to_string();
+    match row {
+        Some(row) => RowOp::Upsert {
+            id,
+            row: row_json(cache.shape(), &row.to_buf()),
+        },
+        None => RowOp::Remove { id },
+    }
+}
+
+/// Returns the name of a table in the log.
+pub(super) fn name_of(config: &TableConfig) -> TableName {
+    TableName {
+        schema: config.followed.schema.clone(),
+        name: config.followed.name.clone(),
+    }
+}
+
+/// Waits for a task to end; without end if there is none.
+async fn done<R>(task: &mut Option<JoinHandle<R>>) -> R {
+    let Some(running) = task else {
+        return std::future::pending().await;
+    };
+    let result = running.await;
+    *task = None;
+    match result {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Whoever has ended the task has put another in its place.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

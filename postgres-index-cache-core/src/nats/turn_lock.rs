@@ -1,0 +1,68 @@
+//! [`TurnLock`]: the advisory lock that keeps two relays of one log from writing in turns.
+//!
+//! The lock does not make the log right: compare-and-append does (W1, W2). Without the lock two
+//! relays would refuse each other's entries again and again.
+
+use super::names::LogName;
+use crate::postgres::{Connector, SessionPurpose, claim_session};
+use sha2::{Digest as _, Sha256};
+use std::time::Duration;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+/// The first key of the lock ("pgic"); the second one is made of the log's name.
+const LOG_KEY: i32 = 0x7067_6963;
+
+/// How long the server may take to open the session and to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The lock, held by a session of its own.
+#[derive(Debug)]
+pub(super) struct TurnLock {
+    /// Dropping the client ends the session.
+    client: Client,
+}
+
+impl TurnLock {
+    /// Takes the lock; `None` if another relay has it.
+    ///
+    /// # Errors
+    /// If no session can be had, with the reason.
+    pub(super) async fn take(
+        connector: impl Connector + Clone + 'static,
+        name: &LogName,
+    ) -> Result<Option<Self>, String> {
+        let taken = tokio::time::timeout(PATIENCE, Box::pin(take(connector, key_of(name)))).await;
+        let taken = taken.map_err(|_| format!("the server did not answer within {PATIENCE:?}"))?;
+        let client = taken.map_err(|error| crate::postgres::error_chain::chain(&*error))?;
+        Ok(client.map(|client| Self { client }))
+    }
+
+    /// Returns whether the session is known to be over.
+    pub(super) fn is_lost(&self) -> bool {
+        self.client.is_closed()
+    }
+}
+
+async fn take(
+    connector: impl Connector + Clone + 'static,
+    key: i32,
+) -> Result<Option<Client>, Box<dyn std::error::Error + Send + Sync>> {
+    let session = connector.connect(SessionPurpose::Command).await?;
+    let session = claim_session(connector, SessionPurpose::Command, session).await?;
+    let client = session.into_client();
+    let sql = "SELECT pg_catalog.pg_try_advisory_lock($1, $2)";
+    let row = client
+        .query_typed(sql, &[(&LOG_KEY, Type::INT4), (&key, Type::INT4)])
+        .await?;
+    let is_taken = row.first().is_some_and(|row| row.get(0));
+    Ok(is_taken.then_some(client))
+}
+
+/// Returns the lock's second key.
+fn key_of(name: &LogName) -> i32 {
+    let hash = Sha256::digest(name.to_string());
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&hash[..4]);
+    i32::from_be_bytes(bytes)
+}

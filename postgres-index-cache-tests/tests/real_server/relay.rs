@@ -1,0 +1,292 @@
+//! A relay that writes a log on a real NATS server, and nodes that follow.
+
+use crate::driver::connector;
+use crate::support::nats::Nats;
+use crate::support::{DEADLINE, Database, execute};
+use postgres_index_cache_core::tooling::nats::{
+    ConnectNats, Follow, LogError, LogName, LogStorage, NatsLog, Relay, RelayEvent, RelayOptions,
+};
+use postgres_index_cache_core::tooling::postgres::{DriverOptions, describe_named};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+/// A table with announced changes, and another one.
+async fn shop() -> Database {
+    let database = Database::with(
+        "CREATE TABLE kv (id int PRIMARY KEY, v text, j jsonb);
+         CREATE TABLE orders (customer int, number int, total numeric, PRIMARY KEY (customer, number));
+         INSERT INTO kv SELECT n, 'v' || n FROM generate_series(1, 5000) n;
+         INSERT INTO orders VALUES (1, 1, 10.50), (1, 2, NULL);",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "kv", "orders", "-q"]);
+    database
+}
+
+/// A relay in a task.
+struct Running {
+    task: JoinHandle<()>,
+    events: mpsc::UnboundedReceiver<RelayEvent>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn name() -> LogName {
+    "shop".parse().expect("a name")
+}
+
+/// Starts a relay of the two tables.
+fn relay(database: &Database, nats: &Nats) -> Running {
+    let url = nats.url();
+    let connect: ConnectNats = Arc::new(move || {
+        let url = url.clone();
+        Box::pin(async move {
+            let connected = async_nats::connect(&url).await;
+            connected.map_err(|error| LogError::Nats {
+                tried: format!("connect to {url}"),
+                source: error.into(),
+            })
+        })
+    });
+    let (events_tx, events) = mpsc::unbounded_channel();
+    let connector = connector(&database.url);
+    let names = vec!["kv".to_string(), "orders".to_string()];
+    let relay = Relay {
+        connector: connector.clone(),
+        connect,
+        name: name(),
+        describe: describe_named(connector, names),
+        options: RelayOptions {
+            writer: "relay of a test".to_string(),
+            storage: LogStorage::default(),
+            driver: DriverOptions::new(1 << 30),
+        },
+        events: events_tx,
+    };
+    let task = tokio::spawn(async move {
+        let ended = relay.run().await;
+        panic!("the relay has ended: {ended:?}");
+    });
+    Running { task, events }
+}
+
+impl Running {
+    /// Waits for an event of which `is_it` is true.
+    async fn until(&mut self, is_it: impl Fn(&RelayEvent) -> bool) {
+        let wait = async {
+            let mut before = Vec::new();
+            loop {
+                let event = self.events.recv().await;
+                let event = event.unwrap_or_else(|| panic!("the relay is gone after {before:?}"));
+                if is_it(&event) {
+                    return;
+                }
+                before.push(event);
+            }
+        };
+        let waited = tokio::time::timeout(DEADLINE, wait).await;
+        waited.expect("an event of the relay");
+    }
+}
+
+/// A node.
+struct Node(Follow);
+
+impl Node {
+    async fn open(nats: &Nats) -> Self {
+        let client = async_nats::connect(nats.url()).await.expect("connect");
+        let log = NatsLog::new(client, name()).await.expect("a log");
+        Self(Follow::open(log).await.expect("a node"))
+    }
+
+    /// Waits until everything that was committed before is in the caches.
+    async fn fence(&mut self) {
+        let fence = self.0.ask_for_fence();
+        let reached = async {
+            while !self.0.has_reached(fence) {
+                self.0.step().await;
+            }
+        };
+        let reached = tokio::time::timeout(DEADLINE, reached).await;
+        if reached.is_err() {
+            let events: Vec<_> = self.0.take_events().collect();
+            panic!("no fence: {:?} {events:?}", self.0);
+        }
+        assert!(self.0.is_live());
+    }
+
+    /// Returns the rows of a table by their keys.
+    fn rows(&self, table: &str) -> BTreeMap<String, Value> {
+        let mut tables = self.0.tables();
+        let table = tables.find(|logged| logged.description.table == table);
+        let cache = table.expect("the table").cache.read();
+        let columns: Vec<usize> = (0..cache.shape().columns().len()).collect();
+        let rows = cache.rows().map(|row| {
+            let mut json = String::new();
+            row.write_json(&columns, &mut json);
+            let row: Value = serde_json::from_str(&json).expect("JSON");
+            (row.to_string(), row)
+        });
+        rows.collect()
+    }
+
+    /// Checks that the node has the rows of both tables.
+    async fn is_equal(&mut self, client: &Client) {
+        self.fence().await;
+        for table in ["kv", "orders"] {
+            assert_eq!(self.rows(table), rows_of(client, table).await, "{table}");
+        }
+    }
+}
+
+/// Returns the rows of a table in PostgreSQL.
+async fn rows_of(client: &Client, table: &str) -> BTreeMap<String, Value> {
+    let sql = format!("SELECT pg_catalog.to_json(t)::text FROM {table} t");
+    let rows = client.query(&sql, &[]).await.expect("the rows");
+    let rows = rows.iter().map(|row| {
+        let row: Value = serde_json::from_str(row.get(0)).expect("JSON");
+        (row.to_string(), row)
+    });
+    rows.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_reads_what_was_written_before_its_fence() {
+    let (database, nats) = (shop().await, Nats::start());
+    let _relay = relay(&database, &nats);
+    let mut node = Node::open(&nats).await;
+    let client = database.client().await;
+    node.is_equal(&client).await;
+    for sql in [
+        "INSERT INTO kv VALUES (0, 'null', 'null'), (-1, NULL, NULL)",
+        "UPDATE kv SET id = -id WHERE id BETWEEN 10 AND 400",
+        "UPDATE kv SET v = repeat('x', 12000) WHERE id = 1",
+        "DELETE FROM kv WHERE id % 7 = 0; UPDATE orders SET total = 123456789012345678901234567890.10",
+        "UPDATE orders SET customer = 2",
+        "TRUNCATE kv",
+        "INSERT INTO kv SELECT n, 'again' FROM generate_series(1, 3000) n; DELETE FROM kv WHERE id > 2000",
+    ] {
+        execute(&client, sql).await;
+        node.is_equal(&client).await;
+    }
+    assert_eq!(node.0.counters().loads, 1, "{:?}", node.0.counters());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_stands_by_goes_on_without_a_snapshot() {
+    let (database, nats) = (shop().await, Nats::start());
+    let mut first = relay(&database, &nats);
+    first
+        .until(|event| matches!(event, RelayEvent::Snapshot { .. }))
+        .await;
+    let mut second = relay(&database, &nats);
+    second.until(|event| *event == RelayEvent::StandingBy).await;
+    let mut node = Node::open(&nats).await;
+    let client = database.client().await;
+    node.is_equal(&client).await;
+    drop(first);
+    // Nobody publishes this until the second relay leads.
+    execute(&client, "UPDATE kv SET v = 'in between' WHERE id < 100").await;
+    second
+        .until(|event| matches!(event, RelayEvent::Leading { is_anew: false, .. }))
+        .await;
+    node.is_equal(&client).await;
+    assert_eq!(node.0.counters().loads, 1, "{:?}", node.0.counters());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_deleted_begins_anew() {
+    let (database, nats) = (shop().await, Nats::start());
+    let mut relay = relay(&database, &nats);
+    let mut node = Node::open(&nats).await;
+    let client = database.client().await;
+    node.is_equal(&client).await;
+    relay
+        .until(|event| matches!(event, RelayEvent::Snapshot { .. }))
+        .await;
+    let engine = async_nats::connect(nats.url()).await.expect("connect");
+    let engine = async_nats::jetstream::new(engine);
+    for stream in [name().stream(), name().snapshot_stream()] {
+        engine
+            .delete_stream(stream)
+            .await
+            .expect("delete the stream");
+    }
+    execute(
+        &client,
+        "UPDATE kv SET v = 'behind the loss' WHERE id < 100",
+    )
+    .await;
+    node.is_equal(&client).await;
+    assert_eq!(node.0.counters().loads, 2, "{:?}", node.0.counters());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_and_relay_go_on_after_nats_was_away() {
+    let (database, mut nats) = (shop().await, Nats::start());
+    let _relay = relay(&database, &nats);
+    let mut node = Node::open(&nats).await;
+    let client = database.client().await;
+    node.is_equal(&client).await;
+    nats.kill();
+    execute(
+        &client,
+        "UPDATE kv SET v = 'while NATS is away' WHERE id < 1000",
+    )
+    .await;
+    // The proofs are over before the node has an answer.
+    let over = async {
+        while node.0.is_live() {
+            node.0.step().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, over)
+        .await
+        .expect("not live");
+    nats.restart();
+    node.is_equal(&client).await;
+    assert_eq!(node.0.counters().loads, 1, "{:?}", node.0.counters());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_table_reaches_the_nodes() {
+    let (database, nats) = (shop().await, Nats::start());
+    let _relay = relay(&database, &nats);
+    let mut node = Node::open(&nats).await;
+    let client = database.client().await;
+    node.is_equal(&client).await;
+    execute(&client, "ALTER TABLE kv ADD COLUMN more int DEFAULT 7").await;
+    execute(&client, "UPDATE kv SET v = 'altered' WHERE id = 1").await;
+    node.is_equal(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_relay_no_node_is_live() {
+    let (database, nats) = (shop().await, Nats::start());
+    let mut relay = relay(&database, &nats);
+    relay
+        .until(|event| matches!(event, RelayEvent::Snapshot { .. }))
+        .await;
+    let mut node = Node::open(&nats).await;
+    node.fence().await;
+    drop(relay);
+    let over = async {
+        while node.0.is_live() {
+            node.0.step().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), over)
+        .await
+        .expect("not live without proofs");
+    // The rows can be read all the same.
+    assert_eq!(node.rows("kv").len(), 5000);
+}
