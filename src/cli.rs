@@ -7,7 +7,7 @@
 
 use crate::commands::{
     announce, completions, demo, doctor, help, install_triggers, man, monitor, nodes, ping, query,
-    record, remove_triggers, replay, shell, status, tail, top, verify, wait, why,
+    record, relay, remove_triggers, replay, shell, status, tail, top, verify, wait, why,
 };
 use crate::render::Format;
 use crate::render::layout::Expanded;
@@ -229,6 +229,7 @@ pub enum Command {
     Monitor(monitor::Args),
     Record(record::Args),
     Replay(replay::Args),
+    Relay(relay::Args),
     Demo(demo::Args),
     Completions(completions::Args),
     Man(man::Args),

@@ -14,6 +14,7 @@ pub mod ping;
 mod plans;
 pub mod query;
 pub mod record;
+pub mod relay;
 pub mod remove_triggers;
 pub mod replay;
 pub mod shell;

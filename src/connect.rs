@@ -127,8 +127,9 @@ impl Purpose {
                 // One that describes the tables, and the three of a replica; or the two of
                 // questions, and one that reads rows.
                 "query" | "verify" | "shell" | "announce" => 4,
-                // The two of a feed, one that looks, and the two of questions.
-                "top" => 5,
+                // The two of a feed, one that looks, and the two of questions; the three of a
+                // replica, one that describes the tables, and one that holds the lock.
+                "top" | "relay" => 5,
                 // With --touch, one that listens and one that writes as well.
                 "why" => 6,
                 // The four of a replica that describes its tables, the two of the canary, those

@@ -3,7 +3,8 @@
 use crate::cli::{Cli, Command, Global, Output};
 use crate::commands::{
     Context, announce, completions, demo, doctor, help, install_triggers, man, monitor, nodes,
-    ping, query, record, remove_triggers, replay, shell, status, tail, top, verify, wait, why,
+    ping, query, record, relay, remove_triggers, replay, shell, status, tail, top, verify, wait,
+    why,
 };
 use crate::connect::{ConnectionOptions, Environment};
 use crate::exit_code::ExitCode;
@@ -93,6 +94,7 @@ fn run_with(cli: Cli, environment: Environment, settings: Settings) -> anyhow::R
             Command::Monitor(args) => Box::pin(monitor::run(&context, args)).await,
             Command::Record(args) => Box::pin(record::run(&context, args)).await,
             Command::Replay(args) => Box::pin(replay::run(&context, args)).await,
+            Command::Relay(args) => Box::pin(relay::run(&context, args)).await,
             Command::Wait(args) => Box::pin(wait::run(&context, args)).await,
             Command::Doctor(args) => Box::pin(doctor::run(&context, args)).await,
             Command::Demo(args) => demo::run(&context, args).await,

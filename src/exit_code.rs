@@ -1,6 +1,8 @@
 //! [`ExitCode`]: the number with which a command answers the shell that started pgic.
 
 use crate::failure::ConnectFailure;
+use crate::nats::NatsUnreachable;
+use std::error::Error;
 
 /// The end of a command, as scripts see it. `--help` of each command says which ones to expect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +24,8 @@ impl ExitCode {
             .chain()
             .filter_map(|cause| cause.downcast_ref::<ConnectFailure>())
             .any(|failure| failure.source.may_pass());
-        if may_pass {
+        let mut causes = error.chain();
+        if may_pass || causes.any(<dyn Error>::is::<NatsUnreachable>) {
             Self::Unreachable
         } else {
             Self::Failed

@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod line_editor;
 pub mod metrics;
 pub mod monitor;
+pub mod nats;
 pub mod record;
 pub mod render;
 pub mod secrets;

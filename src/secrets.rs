@@ -8,6 +8,16 @@ use std::ffi::OsString;
 /// The options whose value is a connection string.
 const OPTIONS: [&str; 2] = ["-d", "--database-url"];
 
+/// The options whose value may be the address of a NATS server.
+const NATS_OPTIONS: [&str; 2] = ["--to", "--from"];
+
+/// Returns whether a text is the address of a NATS server.
+fn is_nats(text: &str) -> bool {
+    ["nats://", "tls://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme))
+}
+
 /// Returns whether a connection string is among the arguments, other than as the value of its
 /// option. `arguments` does not have the name of the program.
 ///
@@ -16,6 +26,7 @@ pub fn is_misplaced(arguments: &[OsString]) -> bool {
     // Whether the next argument is the value of an option of `OPTIONS`, and of any option.
     let mut is_value = false;
     let mut is_any_value = false;
+    let mut is_nats_value = false;
     arguments.iter().any(|argument| {
         let argument = argument.to_string_lossy();
         let was_value = std::mem::replace(&mut is_value, OPTIONS.contains(&&*argument));
@@ -25,6 +36,15 @@ pub fn is_misplaced(arguments: &[OsString]) -> bool {
         if was_value
             || argument.starts_with("-d") && !argument.starts_with("--")
             || argument.starts_with("--database-url=")
+        {
+            return false;
+        }
+        let was_nats_value =
+            std::mem::replace(&mut is_nats_value, NATS_OPTIONS.contains(&&*argument));
+        let of_nats = argument
+            .split_once('=')
+            .filter(|(name, _)| NATS_OPTIONS.contains(name));
+        if was_nats_value && is_nats(&argument) || of_nats.is_some_and(|(_, value)| is_nats(value))
         {
             return false;
         }
@@ -54,6 +74,8 @@ mod tests {
             "-dpostgres://c status",
             "tail --id a:b@c",
             "query t a=b:c@d",
+            "relay t --to nats://a:b@c",
+            "query t --from=nats://a:b@c/shop",
         ] {
             assert!(!is_misplaced(&arguments(line)), "{line}");
         }
@@ -62,6 +84,8 @@ mod tests {
             "status postgres://a:b@c",
             "status --url=postgres://a:b@c",
             "tail -d x postgres://c",
+            "tail --from postgres://a:b@c",
+            "status nats://a:b@c",
             "query t 'postgres://c",
         ] {
             assert!(is_misplaced(&arguments(line)), "{line}");

@@ -1,6 +1,8 @@
 //! `pgic query`: answers from a cache of one table, once, or with `--watch` whenever the answer
 //! changes.
 
+mod of_log;
+
 use super::watch::{Limit, Style, Watch};
 use super::{Context, interrupted};
 use crate::completion;
@@ -64,6 +66,9 @@ pub struct Args {
     /// Say on stderr how the answer was found
     #[arg(long)]
     pub explain: bool,
+    /// Answer from a log that pgic relay writes, as a node does: nats://host:4222/shop
+    #[arg(long, value_name = "URL", conflicts_with_all = ["watch", "explain", "max_memory"])]
+    pub from: Option<String>,
 }
 
 const AFTER_LONG_HELP: &str = "\
@@ -82,6 +87,7 @@ Examples:
   pgic query users \"username_hash:=hashtextextended('ann', 0)\" --explain
   pgic query users email_hash=7 --columns id,username -o json
   pgic query users email_hash=7 --watch
+  pgic query users 42 --from nats://n1/shop
 
 Exit codes:
   0  a row matches; with --watch it was ended by a signal, or by its reader
@@ -103,6 +109,9 @@ struct Timing {
 /// # Errors
 /// If the table or a condition is refused, or the server cannot be used.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(url) = &args.from {
+        return of_log::run(context, &args, url).await;
+    }
     let mut words = args.conditions.clone();
     words.extend(args.more_conditions.iter().cloned());
     let asked = Asked::parse(&words)?;

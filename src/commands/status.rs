@@ -2,6 +2,7 @@
 //! full the notification queue is. Changes nothing.
 
 mod json;
+mod of_log;
 mod text;
 
 use super::{Context, interrupted};
@@ -43,6 +44,9 @@ pub struct Args {
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "2s", value_parser = parse_interval)]
     pub watch: Option<Duration>,
+    /// Show a log that pgic relay writes, as a node has it: nats://host:4222/shop
+    #[arg(long, value_name = "URL", conflicts_with_all = ["tables", "watch"])]
+    pub from: Option<String>,
 }
 
 const AFTER_LONG_HELP: &str = "\
@@ -50,6 +54,7 @@ Examples:
   pgic status
   pgic status users orders
   pgic status --watch=5s
+  pgic status --from nats://n1/shop
   pgic status -o json | jq -r 'select(.problems[0]) | .table'
 
 Exit codes:
@@ -91,6 +96,9 @@ fn is_severe(problem: &Problem) -> bool {
 /// # Errors
 /// If a table is not found, or the server cannot be used. With `--watch`, the first time.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(url) = &args.from {
+        return of_log::run(context, url).await;
+    }
     let server = context.server("status")?;
     // `--watch 5s` is what one types: the time stands behind a `=`, or a table could not follow.
     if let (Some(_), Some(time)) = (args.watch, args.tables.first())

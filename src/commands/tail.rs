@@ -181,7 +181,7 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
             count: args.count,
             duration: args.duration,
         };
-        return diff::run(context, table, limit).await;
+        return Box::pin(diff::run(context, table, limit)).await;
     }
     // `tail orders status=paid` is what one types after `query orders status=paid`.
     let (conditions, tables) = std::mem::take(&mut args.tables)

@@ -17,6 +17,17 @@ use serde_json::value::RawValue;
 /// # Errors
 /// If the key has more or fewer columns than parts were written.
 pub fn conditions(columns: &[String], text: &str) -> anyhow::Result<Vec<Written>> {
+    let pairs = columns.iter().zip(values(columns, text)?);
+    Ok(pairs
+        .map(|(column, part)| Written::key_part(column, part))
+        .collect())
+}
+
+/// Returns the values of the columns of a written key.
+///
+/// # Errors
+/// As [`conditions`].
+pub fn values(columns: &[String], text: &str) -> anyhow::Result<Vec<String>> {
     let parts = parts(columns.len(), text);
     if parts.len() != columns.len() {
         let names = columns.join(",");
@@ -32,10 +43,7 @@ pub fn conditions(columns: &[String], text: &str) -> anyhow::Result<Vec<Written>
             ),
         ));
     }
-    let pairs = columns.iter().zip(parts);
-    Ok(pairs
-        .map(|(column, part)| Written::key_part(column, part))
-        .collect())
+    Ok(parts)
 }
 
 /// Splits a written key into the values of its columns.

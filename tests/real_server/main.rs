@@ -28,6 +28,7 @@ mod privileges;
 mod prompt;
 mod query;
 mod record;
+mod relay;
 mod remedies;
 mod schemas;
 mod shell;

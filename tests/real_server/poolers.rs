@@ -1,6 +1,7 @@
 //! Behind PgBouncer: no command leaves a trace on a session, which a moment later belongs to
 //! somebody else.
 
+use crate::support::nats::Nats;
 use crate::support::pooler::Pooler;
 use crate::support::{Database, USERS, cluster, connect};
 use std::io::Write as _;
@@ -69,6 +70,8 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
     );
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().to_str().unwrap();
+    let nats = Nats::start();
+    let relay_to = &format!("{}/shop", nats.url());
     let hears = "hint: this command LISTENs, which takes a session of its own";
     for (arguments, code, says) in [
         (&["install-triggers", "users", "--dry-run"][..], 0, ""),
@@ -102,6 +105,7 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         (&["record", "--dir", dir], 2, hears),
         (&["monitor", "users", "--listen", "127.0.0.1:0"], 2, hears),
         (&["replay", "/nonexistent", "-c", "x"], 2, "open the record"),
+        (&["relay", "users", "--to", relay_to], 2, hears),
         (&["remove-triggers", "--all", "--dry-run"], 0, ""),
         (&["remove-triggers", "--all", "--yes"], 0, ""),
     ] {

@@ -40,11 +40,13 @@ fn program() -> PathBuf {
 impl Nats {
     /// Starts a server.
     pub fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        Self::begin(folder)
+        Self::configured("")
     }
 
-    fn begin(folder: tempfile::TempDir) -> Self {
+    /// Starts a server with this configuration. Its port and its folders are the test's.
+    pub fn configured(configuration: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("nats.conf"), configuration).expect("the configuration");
         let child = spawn(&folder, None);
         let mut nats = Self {
             child,
@@ -53,6 +55,11 @@ impl Nats {
         };
         nats.port = nats.wait();
         nats
+    }
+
+    /// Returns the address of the server for a user.
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        format!("nats://{user}:{password}@127.0.0.1:{}", self.port)
     }
 
     /// Returns the address of the server.
@@ -112,6 +119,8 @@ fn spawn(folder: &tempfile::TempDir, port: Option<u16>) -> Child {
         .arg(folder.path().join("store"))
         .arg("--ports_file_dir")
         .arg(&ports)
+        .arg("-c")
+        .arg(folder.path().join("nats.conf"))
         .arg("-l")
         .arg(folder.path().join("log"))
         .stdin(Stdio::null())
@@ -130,7 +139,10 @@ fn has_jetstream(port: u16) -> bool {
         server.write_all(b"PUB $JS.API.INFO in 0\r\n\r\n")?;
         let lines = BufReader::new(server).lines();
         let mut lines = lines.map_while(Result::ok);
-        Ok::<bool, std::io::Error>(lines.any(|line| line.starts_with("MSG in ")))
+        // A server that wants a password is ready too.
+        let is_answer =
+            |line: String| line.starts_with("MSG in ") || line.contains("Authorization");
+        Ok::<bool, std::io::Error>(lines.any(is_answer))
     };
     ask().unwrap_or(false)
 }

@@ -139,7 +139,7 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
         drop(log);
         let mut has_led = false;
         loop {
-            let led = self.stand_by_and_lead().await;
+            let led = self.stand_by_and_lead(has_led).await;
             match led {
                 Ok(Ended::SteppedDown) => {}
                 Ok(Ended::Failed(why)) => return Err(RelayError::Ended(why)),
@@ -159,17 +159,18 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
         NatsLog::new((self.connect)().await?, self.name.clone()).await
     }
 
-    async fn stand_by_and_lead(&self) -> Result<Ended, RelayError> {
-        let Standing { log, base, lock } = Box::pin(self.stand_by()).await?;
+    async fn stand_by_and_lead(&self, has_led: bool) -> Result<Ended, RelayError> {
+        let Standing { log, base, lock } = Box::pin(self.stand_by(has_led)).await?;
         Box::pin(self.lead(log, base, lock)).await
     }
 
     /// Follows the log until the lock is had, and the log's end reached or found to be of no use.
-    async fn stand_by(&self) -> Result<Standing, RelayError> {
+    async fn stand_by(&self, has_led: bool) -> Result<Standing, RelayError> {
         let log = self.log().await?;
         let mut follow = Follow::standing_by(log.clone()).await?;
         let mut lock = None;
         let mut is_said = false;
+        let mut has_stood = has_led;
         let mut try_at = Instant::now();
         loop {
             if lock.as_ref().is_some_and(TurnLock::is_lost) {
@@ -179,10 +180,14 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
                 try_at = Instant::now() + LOCK_RETRY;
                 match TurnLock::take(self.connector.clone(), &self.name).await {
                     Ok(taken) => lock = taken,
-                    Err(why) => {
+                    // A relay that never stood by says at once that it cannot.
+                    Err(error) if !has_stood => return Err(error.into()),
+                    Err(error) => {
+                        let why = crate::postgres::error_chain::chain(&error);
                         let _ = self.events.send(RelayEvent::Failed(why));
                     }
                 }
+                has_stood = true;
                 if lock.is_none() && !std::mem::replace(&mut is_said, true) {
                     let _ = self.events.send(RelayEvent::StandingBy);
                 }

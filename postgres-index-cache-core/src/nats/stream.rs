@@ -195,6 +195,14 @@ impl NatsLog {
         &self.client
     }
 
+    /// Returns whether there is such a log on the server.
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub async fn is_there(&self) -> Result<bool, LogError> {
+        self.entries.is_there().await
+    }
+
     /// Returns how often the connection was made: a change of the number means that messages may
     /// be lost.
     pub(super) fn connects(&self) -> u64 {

@@ -4,7 +4,7 @@
 //! relays would refuse each other's entries again and again.
 
 use super::names::LogName;
-use crate::postgres::{Connector, SessionPurpose, claim_session};
+use crate::postgres::{Connector, DriverError, SessionPurpose, claim_session};
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -27,14 +27,13 @@ impl TurnLock {
     /// Takes the lock; `None` if another relay has it.
     ///
     /// # Errors
-    /// If no session can be had, with the reason.
+    /// If no session of the relay's own can be had.
     pub(super) async fn take(
         connector: impl Connector + Clone + 'static,
         name: &LogName,
-    ) -> Result<Option<Self>, String> {
+    ) -> Result<Option<Self>, DriverError> {
         let taken = tokio::time::timeout(PATIENCE, Box::pin(take(connector, key_of(name)))).await;
-        let taken = taken.map_err(|_| format!("the server did not answer within {PATIENCE:?}"))?;
-        let client = taken.map_err(|error| crate::postgres::error_chain::chain(&*error))?;
+        let client = taken.map_err(|_| DriverError::Silent(PATIENCE))??;
         Ok(client.map(|client| Self { client }))
     }
 
@@ -47,14 +46,20 @@ impl TurnLock {
 async fn take(
     connector: impl Connector + Clone + 'static,
     key: i32,
-) -> Result<Option<Client>, Box<dyn std::error::Error + Send + Sync>> {
-    let session = connector.connect(SessionPurpose::Command).await?;
-    let session = claim_session(connector, SessionPurpose::Command, session).await?;
+) -> Result<Option<Client>, DriverError> {
+    let role = SessionPurpose::Command;
+    let session = connector.connect(role).await;
+    let session = session.map_err(|source| DriverError::Connect { role, source })?;
+    let session = claim_session(connector, role, session).await?;
     let client = session.into_client();
     let sql = "SELECT pg_catalog.pg_try_advisory_lock($1, $2)";
     let row = client
         .query_typed(sql, &[(&LOG_KEY, Type::INT4), (&key, Type::INT4)])
-        .await?;
+        .await
+        .map_err(|source| DriverError::Server {
+            doing: "take the lock of the relay that writes".to_string(),
+            source,
+        })?;
     let is_taken = row.first().is_some_and(|row| row.get(0));
     Ok(is_taken.then_some(client))
 }

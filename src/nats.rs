@@ -1,0 +1,303 @@
+//! [`LogAddress`]: where a log is, as the command line says, and connections to that NATS server.
+//!
+//! Credentials come as the tool `nats` takes them: in the URL, or from `NATS_CREDS`, `NATS_NKEY`,
+//! `NATS_USER`, `NATS_PASSWORD`, `NATS_CA`, `NATS_CERT` and `NATS_KEY`.
+
+use crate::connect::Environment;
+use crate::failure::with_hint;
+use anyhow::{Context as _, anyhow};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
+use postgres_index_cache_core::tooling::nats::{
+    ConnectNats, Follow, FollowEvent, LogError, LogName, NatsLog,
+};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a command waits for a relay's answer. One that runs answers within a second, and a
+/// snapshot that comes in is a sign of life.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The messages that may wait for a node. NATS sends a slow reader no more than these, and the node
+/// reads the others again.
+const WAITING_MESSAGES: usize = 4096;
+
+/// A log on NATS servers.
+#[derive(Clone)]
+pub struct LogAddress {
+    servers: Vec<ServerAddr>,
+    /// Name of the log.
+    pub name: LogName,
+    credentials: Credentials,
+    /// The last error that a server has sent. NATS does not answer a request that is not allowed,
+    /// and says so apart from all requests.
+    said: Arc<Mutex<Option<String>>>,
+}
+
+/// How a connection gets in, beside what the URL says.
+#[derive(Clone, Default)]
+struct Credentials {
+    creds: Option<PathBuf>,
+    nkey: Option<PathBuf>,
+    user: Option<(String, String)>,
+    token: Option<String>,
+    ca: Option<PathBuf>,
+    certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// An attempt to connect to NATS that may succeed later.
+#[derive(Debug, thiserror::Error)]
+#[error("connect to {0}")]
+pub struct NatsUnreachable(String, #[source] async_nats::ConnectError);
+
+/// The servers and the log. Never a password.
+impl fmt::Display for LogAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let servers: Vec<String> = self
+            .servers
+            .iter()
+            .map(|server| format!("{}:{}", server.host(), server.port()))
+            .collect();
+        write!(f, "{}/{}", servers.join(","), self.name)
+    }
+}
+
+impl fmt::Debug for LogAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LogAddress({self})")
+    }
+}
+
+impl LogAddress {
+    /// Reads `nats://host:port/name`, with servers separated by commas. The name may be given apart.
+    ///
+    /// # Errors
+    /// If the address or the name is none.
+    pub fn new(url: &str, name: Option<&str>, environment: &Environment) -> anyhow::Result<Self> {
+        let hint = "write nats://host:4222/shop: the NATS server, and the log's name";
+        let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+        let (servers, path) = match rest.split_once('/') {
+            Some((servers, path)) => (servers, Some(path).filter(|path| !path.is_empty())),
+            None => (rest, None),
+        };
+        let name = match (name, path) {
+            (Some(name), Some(path)) if name != path => {
+                return Err(anyhow!(
+                    "the address names the log {path}, and --name {name}"
+                ));
+            }
+            (Some(name), _) | (None, Some(name)) => name,
+            (None, None) => return Err(with_hint(anyhow!("the log has no name"), hint)),
+        };
+        let servers = servers.split(',').map(|server| {
+            let server: Result<ServerAddr, _> = format!("{scheme}://{server}").parse();
+            // The text is left out: it may have a password.
+            server.map_err(|_| with_hint(anyhow!("the address is none of a NATS server"), hint))
+        });
+        let servers = servers.collect::<Result<Vec<ServerAddr>, _>>()?;
+        let mut credentials = Credentials::of(environment);
+        if let Some((user, password)) = servers.iter().find_map(user_of) {
+            match password {
+                Some(password) => credentials.user = Some((user, password)),
+                // As the tool `nats` takes it.
+                None => credentials.token = Some(user),
+            }
+        }
+        Ok(Self {
+            servers,
+            name: name.parse()?,
+            credentials,
+            said: Arc::default(),
+        })
+    }
+
+    /// Connects to the servers.
+    async fn connect(&self, command: &str) -> Result<Client, LogError> {
+        let tried = format!("connect to {self}");
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| LogError::Nats {
+            tried: tried.clone(),
+            source,
+        };
+        let said = Arc::clone(&self.said);
+        let note = move |event: Event| {
+            let said = Arc::clone(&said);
+            async move {
+                if let Event::ServerError(error) = event {
+                    *said.lock() = Some(error.to_string());
+                }
+            }
+        };
+        let options = ConnectOptions::new()
+            .event_callback(note)
+            .name(format!("pgic {command}"))
+            .subscription_capacity(WAITING_MESSAGES);
+        let options = self.credentials.add_to(options).await;
+        let options = options.map_err(|error| failed(error.into()))?;
+        let connected = options.connect(self.servers.clone()).await;
+        connected.map_err(|error| match error.kind() {
+            ConnectErrorKind::Io
+            | ConnectErrorKind::TimedOut
+            | ConnectErrorKind::Dns
+            | ConnectErrorKind::MaxReconnects => {
+                let name = self.to_string();
+                failed(Box::new(NatsUnreachable(name, error)))
+            }
+            _ => failed(error.into()),
+        })
+    }
+
+    /// Returns the function by which a relay connects.
+    pub fn into_connect(self, command: &'static str) -> ConnectNats {
+        let address = Arc::new(self);
+        Arc::new(move || {
+            let address = Arc::clone(&address);
+            Box::pin(async move { address.connect(command).await })
+        })
+    }
+
+    /// Adds to an error what a server has said apart from all requests, and the next step.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.said.lock().take() {
+            Some(said) => with_hint(
+                error,
+                format!("NATS said: {said}; docs/relay.md has the rights of relay and node"),
+            ),
+            None => error,
+        }
+    }
+
+    /// Follows the log until the rows are live: they have everything that was committed before this
+    /// call.
+    ///
+    /// # Errors
+    /// If NATS cannot be reached, or nobody proves the rows.
+    pub async fn live(&self, command: &str) -> anyhow::Result<Follow> {
+        let live = self.until_live(command).await;
+        live.map_err(|error| self.explain(error))
+    }
+
+    async fn until_live(&self, command: &str) -> anyhow::Result<Follow> {
+        let client = self.connect(command).await?;
+        let log = NatsLog::new(client, self.name.clone()).await?;
+        if !log.is_there().await? {
+            let error = anyhow!("there is no log {self}");
+            return Err(with_hint(error, "pgic relay makes it; is this its name?"));
+        }
+        let mut follow = Follow::open(log).await?;
+        let mut failure = None;
+        let mut rows = 0;
+        let mut give_up = Instant::now() + PATIENCE;
+        let fence = follow.ask_for_fence();
+        while !follow.has_reached(fence) {
+            if tokio::time::timeout_at(give_up, follow.step())
+                .await
+                .is_err()
+            {
+                let error = anyhow!("no relay has proven the rows of {self}: they may be old");
+                let error = match failure {
+                    Some(why) => anyhow!("{why}").context(error),
+                    None => error,
+                };
+                return Err(with_hint(error, "is pgic relay running for this log?"));
+            }
+            let tables = follow.tables().map(|table| table.cache.read().stored());
+            let loaded: usize = tables.sum();
+            if loaded != rows {
+                rows = loaded;
+                give_up = Instant::now() + PATIENCE;
+            }
+            for event in follow.take_events() {
+                if let FollowEvent::Failed(why) = event {
+                    failure = Some(why);
+                }
+            }
+        }
+        Ok(follow)
+    }
+}
+
+/// Returns the user and the password that an address has.
+fn user_of(server: &ServerAddr) -> Option<(String, Option<String>)> {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let user = server.username()?;
+    Some((decoded(user), server.password().map(decoded)))
+}
+
+impl Credentials {
+    fn of(environment: &Environment) -> Self {
+        let path = |name| environment.get(name).map(PathBuf::from);
+        let user = environment.get("NATS_USER").map(str::to_string);
+        let password = environment.get("NATS_PASSWORD").map(str::to_string);
+        Self {
+            creds: path("NATS_CREDS"),
+            nkey: path("NATS_NKEY"),
+            user: user.map(|user| (user, password.unwrap_or_default())),
+            token: None,
+            ca: path("NATS_CA"),
+            certificate: path("NATS_CERT").zip(path("NATS_KEY")),
+        }
+    }
+
+    async fn add_to(&self, mut options: ConnectOptions) -> anyhow::Result<ConnectOptions> {
+        if let Some(file) = &self.creds {
+            let read = options.credentials_file(file).await;
+            options = read.with_context(|| format!("read NATS_CREDS, {}", file.display()))?;
+        }
+        if let Some(file) = &self.nkey {
+            let seed = std::fs::read_to_string(file);
+            let seed = seed.with_context(|| format!("read NATS_NKEY, {}", file.display()))?;
+            options = options.nkey(seed.trim().to_string());
+        }
+        if let Some((user, password)) = &self.user {
+            options = options.user_and_password(user.clone(), password.clone());
+        }
+        if let Some(token) = &self.token {
+            options = options.token(token.clone());
+        }
+        if let Some(file) = &self.ca {
+            options = options.add_root_certificates(file.clone());
+        }
+        if let Some((certificate, key)) = &self.certificate {
+            options = options.add_client_certificate(certificate.clone(), key.clone());
+        }
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(url: &str, name: Option<&str>) -> anyhow::Result<String> {
+        let address = LogAddress::new(url, name, &Environment::default())?;
+        Ok(address.to_string())
+    }
+
+    #[test]
+    fn an_address_has_servers_and_a_log() {
+        let address = |url, name| address(url, name).expect("an address");
+        assert_eq!(address("nats://n1/shop", None), "n1:4222/shop");
+        assert_eq!(address("n1:4333", Some("shop")), "n1:4333/shop");
+        assert_eq!(address("nats://n1,n2:5/shop", None), "n1:4222,n2:5/shop");
+        // A password is never shown.
+        assert_eq!(address("nats://u:secret@n1/shop", None), "n1:4222/shop");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_without_its_password() {
+        for (url, name) in [
+            ("nats://n1", None),
+            ("nats://n1/", None),
+            ("nats://n1/a.b", None),
+            ("nats://n1/shop", Some("other")),
+            ("nats://u:secret@n1:port/shop", None),
+        ] {
+            let error = address(url, name).expect_err(url);
+            assert!(!format!("{error:#}").contains("secret"), "{error:#}");
+        }
+    }
+}

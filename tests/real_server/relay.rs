@@ -1,0 +1,166 @@
+//! `pgic relay`, and `--from`: what a node of its log has.
+
+use crate::support::nats::Nats;
+use crate::support::schema::check_all;
+use crate::support::{Database, Tail, execute, pgic, run};
+use serde_json::Value;
+
+/// Two tables with announced changes.
+async fn shop() -> Database {
+    let database = Database::with(
+        "CREATE TABLE users (id uuid PRIMARY KEY, name text);
+         CREATE TABLE orders (customer int, number int, total numeric, PRIMARY KEY (customer, number));
+         INSERT INTO users SELECT gen_random_uuid(), 'u' || n FROM generate_series(1, 500) n;
+         INSERT INTO orders VALUES (1, 1, 2.50), (1, 2, NULL), (2, 1, 7);",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "users", "orders", "-q"]);
+    database
+}
+
+/// Starts a relay, and waits until nodes can load a snapshot.
+fn relay(database: &Database, url: &str) -> Tail {
+    let arguments = [
+        "relay", "users", "orders", "--to", url, "--name", "shop", "-o", "json",
+    ];
+    let relay = Tail::start(database.command(&arguments));
+    while relay.next()["state"] != "snapshot" {}
+    relay
+}
+
+/// Runs a command on the log.
+fn of_log(url: &str, arguments: &[&str]) -> crate::support::Ran {
+    let from = format!("{url}/shop");
+    let mut all = arguments.to_vec();
+    all.extend(["--from", &from]);
+    run(pgic(&all))
+}
+
+#[tokio::test]
+async fn a_node_answers_with_what_was_committed() {
+    let (database, nats) = (shop().await, Nats::start());
+    let url = nats.url();
+    let relay = relay(&database, &url);
+    let client = database.client().await;
+    for total in ["8.10", "9.00", "10"] {
+        execute(
+            &client,
+            &format!("UPDATE orders SET total = {total} WHERE customer = 2"),
+        )
+        .await;
+        let ran = of_log(&url, &["query", "orders", "2,1", "-o", "json"]);
+        assert_eq!(
+            ran.stdout,
+            format!("{{\"customer\":2,\"number\":1,\"total\":{total}}}\n"),
+            "{ran:?}"
+        );
+    }
+    let ran = of_log(
+        &url,
+        &[
+            "query",
+            "public.orders",
+            "-n",
+            "2",
+            "--columns",
+            "number,total",
+        ],
+    );
+    assert_eq!(
+        ran.stdout, "number  total\n     1   2.50\n     2   NULL\n",
+        "{ran:?}"
+    );
+    assert!(ran.stderr.contains("1 more rows match"), "{ran:?}");
+    let ran = of_log(&url, &["query", "users", "--count"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "500\n"), "{ran:?}");
+    let ran = of_log(&url, &["query", "orders", "3,1"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let ran = of_log(&url, &["status", "-o", "json"]);
+    let log = &check_all(&ran.stdout)[0];
+    assert_eq!(log["tables"][0]["rows"], 500, "{log}");
+    let (code, events, stderr) = {
+        relay.signal("TERM");
+        relay.finish()
+    };
+    assert_eq!(code, 0, "{stderr}");
+    let text: Vec<String> = events.iter().map(Value::to_string).collect();
+    check_all(&text.join("\n"));
+}
+
+#[tokio::test]
+async fn what_a_node_cannot_answer_is_refused() {
+    let (database, nats) = (shop().await, Nats::start());
+    let url = nats.url();
+    let ran = of_log(&url, &["query", "orders"]);
+    assert!(
+        ran.code == 2 && ran.stderr.contains("there is no log"),
+        "{ran:?}"
+    );
+    let relay = relay(&database, &url);
+    for (arguments, says) in [
+        (
+            &["query", "orders", "total=7"] as &[&str],
+            "a node has no SQL",
+        ),
+        (&["query", "orders", "1"], "has 2 columns"),
+        (&["query", "orders", "a,b"], "read the key"),
+        (&["query", "order"], "did you mean orders?"),
+        (&["query", "orders", "--columns", "sum"], "no column sum"),
+    ] {
+        let ran = of_log(&url, arguments);
+        assert!(
+            ran.code == 2 && ran.stderr.contains(says),
+            "{arguments:?}: {ran:?}"
+        );
+    }
+    drop(relay);
+    let gone = of_log("nats://127.0.0.1:1", &["query", "orders"]);
+    assert_eq!(gone.code, 3, "{gone:?}");
+    let arguments = ["relay", "users", "--to", "nats://u:secret@127.0.0.1:1/shop"];
+    let ran = database.pgic(&arguments);
+    assert!(ran.code == 3 && !ran.stderr.contains("secret"), "{ran:?}");
+    let ran = database.pgic(&["relay", "nosuch", "--to", &format!("{url}/shop")]);
+    assert!(ran.code == 2 && ran.stderr.contains("nosuch"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn rows_that_nobody_proves_are_not_shown() {
+    let (database, nats) = (shop().await, Nats::start());
+    let relay = relay(&database, &nats.url());
+    relay.signal("KILL");
+    drop(relay);
+    let ran = of_log(&nats.url(), &["query", "orders", "1,1"]);
+    assert!(ran.code == 2 && ran.stdout.is_empty(), "{ran:?}");
+    assert!(
+        ran.stderr.contains("no relay has proven the rows"),
+        "{ran:?}"
+    );
+}
+
+/// The configuration in docs/relay.md gives relay and node what they need, and no more.
+#[tokio::test]
+async fn the_documented_rights_suffice() {
+    let page = include_str!("../../docs/relay.md");
+    let start = page.find("```conf\n").expect("the configuration") + "```conf\n".len();
+    let end = page[start..].find("```").expect("its end") + start;
+    let configuration = page[start..end]
+        .replace("jetstream { store_dir: \"/var/lib/nats\" }", "")
+        .replace("relay's password", "r")
+        .replace("node's password", "n");
+    let (database, nats) = (shop().await, Nats::configured(&configuration));
+    let _relay = relay(&database, &nats.url_of("relay", "r"));
+    let node = nats.url_of("node", "n");
+    let ran = of_log(&node, &["query", "users", "--count"]);
+    assert_eq!(ran.stdout, "500\n", "{ran:?}");
+    // A node may not write the log.
+    let ran = database.pgic(&["relay", "users", "--to", &format!("{node}/other")]);
+    assert!(
+        ran.code == 2 && ran.stderr.contains("Permissions Violation"),
+        "{ran:?}"
+    );
+    let ran = of_log(&nats.url_of("node", "wrong"), &["query", "users"]);
+    assert!(
+        ran.code == 2 && ran.stderr.contains("authorization"),
+        "{ran:?}"
+    );
+}
