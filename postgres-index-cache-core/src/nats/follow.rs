@@ -129,6 +129,8 @@ pub struct Follow {
     reached: Option<FenceId>,
     fences: u64,
     is_live: bool,
+    /// Whether the connection was closed for good.
+    is_closed: bool,
     /// Whether the last load has found a log without a message.
     is_log_empty: bool,
     events: VecDeque<FollowEvent>,
@@ -184,6 +186,7 @@ impl Follow {
             reached: None,
             fences: 0,
             is_live: false,
+            is_closed: false,
             is_log_empty: false,
             events: VecDeque::new(),
         })
@@ -230,14 +233,20 @@ impl Follow {
         fence
     }
 
-    /// Returns whether a fence was reached.
+    /// Returns whether a fence was reached, and the rows are live. While they are not, an older
+    /// snapshot may have been laid over them.
     pub fn has_reached(&self, fence: FenceId) -> bool {
-        self.reached >= Some(fence)
+        self.reached >= Some(fence) && self.is_live()
     }
 
     /// Returns whether every message of the log is in the caches, as far as is known.
     pub(super) fn is_at_end(&self) -> bool {
         self.node.is_at_end() && self.happened.is_none() && self.image.broken().is_none()
+    }
+
+    /// Returns whether the connection was closed for good, so that nothing comes any more.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
     }
 
     /// Returns whether the log was found to have no message.
@@ -363,6 +372,7 @@ impl Follow {
                 self.events
                     .push_back(FollowEvent::Failed("the connection was closed".to_string()));
                 self.node.handle(NodeInput::Disconnected, now);
+                self.is_closed = true;
             }
             Happened::Answered(ask, position) => {
                 self.node.handle(NodeInput::Answered { ask, position }, now);
@@ -427,14 +437,16 @@ impl Follow {
     }
 
     fn take_message(&mut self, read: u64, message: &StoredMessage, now: Instant) {
-        self.messages += 1;
-        self.look_at = Some(now + QUIET);
         let sequence = message.sequence;
         match self.reading {
             Reading::Stored { .. } => self.stored_to = sequence,
+            // These do not count: if they are those of a log that was made anew, the look at the
+            // log's end must find out.
             Reading::Live { .. } if sequence <= self.stored_to => return,
             Reading::Live { .. } | Reading::Nothing => {}
         }
+        self.messages += 1;
+        self.look_at = Some(now + QUIET);
         match message.entry() {
             Some(entry) => {
                 self.node
@@ -559,6 +571,11 @@ const LIMITS: NodeLimits = NodeLimits {
     patience: PATIENCE,
     ask_timeout: ASK_TIMEOUT,
 };
+
+/// Returns a random number from 0 to 1.
+pub(super) fn random_share() -> f64 {
+    f64::from(random() as u32) / f64::from(u32::MAX)
+}
 
 /// Returns random bits.
 pub(super) fn random() -> u64 {

@@ -17,16 +17,16 @@ use super::description::TableDescription;
 use super::error::LogError;
 use super::image::LoggedTable;
 use super::relay::{ConnectNats, RelayEvent, RelayOptions};
-use super::row_ops::{Batch, row_json, row_op};
+use super::row_ops::{Batch, bytes_of, row_json, row_op};
 use super::snapshot::{self, SnapshotInfo};
 use super::stream::NatsLog;
 use crate::log::{
-    DeferredKeys, Proof, RowChanges, RowOp, Sequence, TableName, TableProof, Writer, WriterInput,
-    WriterOutput,
+    DeferredKeys, Position, Proof, RowChanges, RowOp, Sequence, TableName, TableProof, Writer,
+    WriterInput, WriterOutput,
 };
 use crate::postgres::error_chain::chain;
 use crate::postgres::{DriverEvent, SupervisedTable, Supervisor, SupervisorEvent, TableConfig};
-use crate::sync::{FenceId, State, TableId};
+use crate::sync::{Backoff, FenceId, State, TableId};
 use crate::table_cache::KeyBuf;
 use async_nats::{Subject, Subscriber};
 use futures_util::StreamExt as _;
@@ -60,6 +60,17 @@ struct Tables {
     why: String,
 }
 
+/// The waits before something is tried again that failed.
+#[derive(Default)]
+struct Waits {
+    /// Before NATS is connected to anew. Over once an entry is stored.
+    recover: Backoff,
+    /// Before the next snapshot. Over once one is put.
+    snapshot: Backoff,
+    /// When the next snapshot may begin, if the last one failed.
+    snapshot_at: Option<Instant>,
+}
+
 /// A term of a relay.
 pub(super) struct Lead<T: SupervisedTable> {
     log: NatsLog,
@@ -84,9 +95,18 @@ pub(super) struct Lead<T: SupervisedTable> {
     /// A snapshot whose last part is on its way.
     finishing: Option<JoinHandle<Result<SnapshotInfo, LogError>>>,
     due: Due,
+    waits: Waits,
     look_at: Instant,
     looking: Option<JoinHandle<Result<Option<SnapshotInfo>, LogError>>>,
     ended: Option<Ended>,
+}
+
+impl<T: SupervisedTable> Drop for Lead<T> {
+    fn drop(&mut self) {
+        // What goes on behind the end of the term could harm the next one.
+        self.recovery.take().inspect(JoinHandle::abort);
+        self.finishing.take().inspect(JoinHandle::abort);
+    }
 }
 
 impl<T: SupervisedTable> Lead<T> {
@@ -124,6 +144,7 @@ impl<T: SupervisedTable> Lead<T> {
             snapshot: None,
             finishing: None,
             due: Due::default(),
+            waits: Waits::default(),
             look_at: now,
             looking: None,
             ended: None,
@@ -149,6 +170,7 @@ impl<T: SupervisedTable> Lead<T> {
             Some(self.beat_at).filter(|_| self.fence.is_none()),
             self.writer.poll_timeout(),
             Some(self.look_at),
+            self.waits.snapshot_at,
         ];
         let until = until.into_iter().flatten().min();
         let due = async {
@@ -179,8 +201,8 @@ impl<T: SupervisedTable> Lead<T> {
             look = done(&mut self.recovery) => self.recovered(look),
             found = done(&mut self.looking) => self.take_look(found),
             put = done(&mut self.finishing) => self.take_snapshot(put),
-            question = self.questions.next() => match question {
-                Some(question) => self.asked.extend(question.reply),
+            question = self.questions.next(), if self.recovery.is_none() => match question {
+                Some(question) => self.take_question(question.reply),
                 // The connection is closed.
                 None => self.writer.handle(WriterInput::Disconnected, Instant::now()),
             },
@@ -194,11 +216,12 @@ impl<T: SupervisedTable> Lead<T> {
         if self.writer.poll_timeout().is_some_and(|at| at <= now) {
             self.writer.handle(WriterInput::TimePassed, now);
         }
+        self.waits.snapshot_at.take_if(|at| *at <= now);
         if self.look_at <= now {
             self.look_at = now + SNAPSHOT_LOOK;
             if self.looking.is_none() && self.recovery.is_none() {
                 let log = self.log.clone();
-                self.looking = Some(tokio::spawn(async move { snapshot::usable(&log).await }));
+                self.looking = Some(tokio::spawn(async move { snapshot::whole(&log).await }));
             }
         }
     }
@@ -207,6 +230,7 @@ impl<T: SupervisedTable> Lead<T> {
         let now = Instant::now();
         match answer {
             Answer::Stored { round, place } => {
+                self.waits.recover.reset();
                 self.writer
                     .handle(WriterInput::Stored { round, place }, now);
             }
@@ -278,7 +302,8 @@ impl<T: SupervisedTable> Lead<T> {
 
     fn publish(&mut self, changes: Option<RowChanges>, now: Instant) {
         if let Some(changes) = changes {
-            self.due.since += bytes_of(&changes);
+            let bytes = changes.ops.iter().map(bytes_of).sum::<usize>();
+            self.due.since += bytes as u64;
             self.writer.publish(changes, now);
         }
     }
@@ -289,6 +314,10 @@ impl<T: SupervisedTable> Lead<T> {
         if std::mem::replace(&mut self.tables.is_live, is_live) == is_live {
             return;
         }
+        if !is_live {
+            let asked = std::mem::take(&mut self.asked);
+            self.answer(asked, None);
+        }
         let why = if is_live {
             String::new()
         } else {
@@ -297,6 +326,32 @@ impl<T: SupervisedTable> Lead<T> {
         };
         // Nobody need listen.
         let _ = self.events.send(RelayEvent::Live { is_live, why });
+    }
+
+    /// Takes a question. Whoever asks while nothing can be proven is told so at once, and asks again:
+    /// questions of days would fill the memory.
+    fn take_question(&mut self, inbox: Option<Subject>) {
+        /// The nodes of which one fence answers the questions.
+        const MOST: usize = 100_000;
+        if self.tables.is_live && self.asked.len() < MOST {
+            self.asked.extend(inbox);
+        } else {
+            self.answer(inbox.into_iter().collect(), None);
+        }
+    }
+
+    /// Answers questions with the position of a proof; `None` if nothing can be proven now.
+    fn answer(&self, inboxes: Vec<Subject>, position: Option<Position>) {
+        if inboxes.is_empty() {
+            return;
+        }
+        let log = self.log.clone();
+        // NATS may take no message for a while. The nodes wait for the proof itself in any case.
+        tokio::spawn(async move {
+            for inbox in inboxes {
+                log.answer(inbox, position).await;
+            }
+        });
     }
 
     /// Does what is due: proofs, a new term for altered tables, a snapshot.
@@ -345,13 +400,7 @@ impl<T: SupervisedTable> Lead<T> {
         });
         let tables = tables.collect();
         let position = self.writer.prove(Proof { tables }, now);
-        let log = self.log.clone();
-        // NATS may take no message for a while. The nodes wait for the proof itself in any case.
-        tokio::spawn(async move {
-            for inbox in inboxes {
-                log.answer(inbox, position).await;
-            }
-        });
+        self.answer(inboxes, position);
     }
 
     /// Asks for a fence for all questions that have come, and for the heartbeat.
@@ -424,18 +473,6 @@ impl<T: SupervisedTable> Lead<T> {
         self.publish(rest, now);
         self.writer.deferred_are_published();
     }
-}
-
-/// Returns about how many bytes the entry of these changes has.
-fn bytes_of(changes: &RowChanges) -> u64 {
-    /// The bytes of an operation beside key and row.
-    const OVERHEAD: usize = 48;
-    let bytes = changes.ops.iter().map(|op| match op {
-        RowOp::Upsert { id, row } | RowOp::Replace { id, row, .. } => id.len() + row.data.len(),
-        RowOp::Remove { id } => id.len(),
-        RowOp::Clear { spared } => spared.len(),
-    });
-    bytes.map(|bytes| (bytes + OVERHEAD) as u64).sum()
 }
 
 /// Returns the operation that makes a reader's row with this key the one of the cache.

@@ -192,6 +192,11 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
                     let _ = self.events.send(RelayEvent::StandingBy);
                 }
             }
+            if follow.is_closed() {
+                return Err(RelayError::Ended(
+                    "the connection to NATS was closed".to_string(),
+                ));
+            }
             let is_empty = lock.is_some() && follow.is_log_empty();
             if let Some(base) = follow.base()
                 && let Some(lock) = lock.take()
@@ -235,7 +240,11 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
             targets.push(target?);
         }
         let (base, caches) = fitting(base, &targets)?;
-        let options = self.options.driver.clone();
+        // Nobody else may lock the caches: what is proven is what was published.
+        let options = DriverOptions {
+            answers: None,
+            ..self.options.driver.clone()
+        };
         let opening = Supervisor::open_over(
             self.connector.clone(),
             Arc::clone(&self.describe),

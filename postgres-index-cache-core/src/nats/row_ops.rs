@@ -51,7 +51,8 @@ impl Batch {
     /// A key change is a removal with the new row behind. The two are published together, so that
     /// no reader sees the one without the other.
     pub(super) fn add(&mut self, table: &TableName, op: RowOp) -> Option<RowChanges> {
-        let is_full = self.ops.len() >= MOST_OPS || self.bytes >= MOST_BYTES;
+        let bytes = bytes_of(&op);
+        let is_full = self.ops.len() >= MOST_OPS || self.bytes + bytes > MOST_BYTES;
         let is_open = matches!(self.ops.last(), Some(RowOp::Remove { .. }))
             && matches!(op, RowOp::Upsert { .. });
         let is_other = self.table.as_ref() != Some(table);
@@ -60,11 +61,7 @@ impl Batch {
         } else {
             None
         };
-        self.bytes += match &op {
-            RowOp::Upsert { id, row } | RowOp::Replace { id, row, .. } => id.len() + row.data.len(),
-            RowOp::Remove { id } => id.len(),
-            RowOp::Clear { .. } => 0,
-        };
+        self.bytes += bytes;
         self.table.get_or_insert_with(|| table.clone());
         self.ops.push(op);
         before
@@ -75,6 +72,18 @@ impl Batch {
         let Self { table, ops, .. } = std::mem::take(self);
         table.map(|table| RowChanges { table, ops })
     }
+}
+
+/// Returns about how many bytes an operation has in an entry.
+pub(super) fn bytes_of(op: &RowOp) -> usize {
+    /// The bytes beside key and row.
+    const OVERHEAD: usize = 48;
+    OVERHEAD
+        + match op {
+            RowOp::Upsert { id, row } | RowOp::Replace { id, row, .. } => id.len() + row.data.len(),
+            RowOp::Remove { id } => id.len(),
+            RowOp::Clear { spared } => spared.iter().map(String::len).sum(),
+        }
 }
 
 #[cfg(test)]

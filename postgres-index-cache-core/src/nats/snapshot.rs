@@ -18,7 +18,7 @@ use super::description::TableDescription;
 use super::error::LogError;
 use super::image::LoggedTable;
 use super::row_ops::row_json;
-use super::stream::NatsLog;
+use super::stream::{LogStorage, NatsLog};
 use crate::log::{JsonRow, Place, SnapshotPlace};
 use crate::table_cache::KeyBuf;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -88,14 +88,29 @@ pub(super) async fn list(log: &NatsLog) -> Result<Vec<SnapshotInfo>, LogError> {
     })
 }
 
-/// Returns the newest snapshot both of whose ends stand in the log (R7); `None` if there is none.
+/// Returns the snapshots both of whose ends stand in the log (R7), the newest first.
 ///
 /// # Errors
 /// As [`list`].
-pub(super) async fn usable(log: &NatsLog) -> Result<Option<SnapshotInfo>, LogError> {
+pub(super) async fn usable(log: &NatsLog) -> Result<Vec<SnapshotInfo>, LogError> {
+    let mut usable = Vec::new();
     for snapshot in list(log).await? {
         let SnapshotPlace { start, end } = snapshot.place;
         if stands(log, start).await? && stands(log, end).await? {
+            usable.push(snapshot);
+        }
+    }
+    Ok(usable)
+}
+
+/// Returns the newest usable snapshot of which no part is missing; `None` if there is none.
+///
+/// # Errors
+/// As [`list`].
+pub(super) async fn whole(log: &NatsLog) -> Result<Option<SnapshotInfo>, LogError> {
+    for snapshot in usable(log).await? {
+        let parts = log.name().snapshot_part(&snapshot.name, "*");
+        if log.snapshot_subjects(parts).await?.len() as u64 == snapshot.parts {
             return Ok(Some(snapshot));
         }
     }
@@ -262,12 +277,21 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// Begins to put a snapshot with this name.
-    pub(super) fn begin(log: &NatsLog, name: String) -> Self {
+    /// Begins to put a snapshot with this name. Makes the stream if it is missing.
+    pub(super) fn begin(log: &NatsLog, name: String, storage: LogStorage) -> Self {
         /// The texts that may wait for NATS, half a megabyte each.
         const WAITING: usize = 2;
         let (texts, waiting) = mpsc::channel(WAITING);
-        let task = tokio::spawn(put_parts(log.clone(), name.clone(), waiting));
+        let (log, own) = (log.clone(), name.clone());
+        let task = tokio::spawn(async move {
+            log.set_up(storage).await?;
+            let put = put_parts(&log, &own, waiting).await;
+            if put.is_err() {
+                // What was put of it would be left for good. A failure here is told by the other.
+                let _ = log.drop_snapshot(log.name().snapshot_part(&own, ">")).await;
+            }
+            put
+        });
         Self { name, texts, task }
     }
 
@@ -327,8 +351,8 @@ async fn drop_others(log: &NatsLog, kept: &[SnapshotInfo]) -> Result<(), LogErro
 
 /// Compresses texts, and puts them in parts.
 async fn put_parts(
-    log: NatsLog,
-    name: String,
+    log: &NatsLog,
+    name: &str,
     mut texts: mpsc::Receiver<String>,
 ) -> Result<(u64, u64), LogError> {
     /// zstd's fastest level makes a quarter of JSON already.
@@ -347,7 +371,7 @@ async fn put_parts(
             let rest = waiting.split_off(waiting.len().min(PART));
             let part = std::mem::replace(&mut waiting, rest);
             bytes += part.len() as u64;
-            log.put(log.name().snapshot_part(&name, parts), part.into())
+            log.put(log.name().snapshot_part(name, parts), part.into())
                 .await?;
             parts += 1;
         }

@@ -10,6 +10,7 @@ use postgres_index_cache_core::tooling::postgres::{DriverOptions, describe_named
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -289,4 +290,165 @@ async fn without_a_relay_no_node_is_live() {
         .expect("not live without proofs");
     // The rows can be read all the same.
     assert_eq!(node.rows("kv").len(), 5000);
+}
+
+/// Writes rows and reads them at a node, until `stop`. Returns the number of reads.
+async fn write_and_read(
+    number: i32,
+    database: Database,
+    mut node: Node,
+    stop: Arc<AtomicBool>,
+) -> (Node, u32) {
+    let mut random = fastrand::Rng::with_seed(number as u64);
+    let mut reads = 0;
+    let mut client = database.client().await;
+    while !stop.load(Ordering::Relaxed) {
+        let id = number * 1_000_000 + random.i32(0..200);
+        let value = format!("{number}-{reads}-{}", "x".repeat(random.usize(0..200)));
+        let long = "y".repeat(12_000);
+        let other = number * 1_000_000 + 500 + random.i32(0..200);
+        let sql = match random.u8(0..10) {
+            0 => format!("DELETE FROM kv WHERE id BETWEEN {id} AND {id} + 20"),
+            1 => format!(
+                "UPDATE kv SET id = {other} WHERE id = {id} AND NOT EXISTS (SELECT FROM kv WHERE id = {other})"
+            ),
+            2 => format!("UPDATE kv SET v = '{long}' WHERE id = {other}"),
+            3 => format!(
+                "UPDATE kv SET v = v || '!' WHERE id BETWEEN {id} AND {id} + 400 AND length(v) < 1000"
+            ),
+            _ => "SELECT".to_string(),
+        };
+        let sql = format!(
+            "BEGIN; {sql}; INSERT INTO kv VALUES ({id}, '{value}') ON CONFLICT (id) DO UPDATE SET v = excluded.v; COMMIT"
+        );
+        if client.batch_execute(&sql).await.is_err() {
+            // The session was ended on purpose; whether the transaction was committed is not known.
+            client = database.client().await;
+            continue;
+        }
+        node.fence().await;
+        let rows = node.rows("kv");
+        let row = rows.values().find(|row| row["id"] == id);
+        let found = row.and_then(|row| row["v"].as_str());
+        assert_eq!(found, Some(value.as_str()), "node {number}, read {reads}");
+        reads += 1;
+    }
+    (node, reads)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_read_their_writes_whatever_is_killed() {
+    /// Faults, one after the other.
+    const FAULTS: usize = 8;
+    let (database, mut nats) = (shop().await, Nats::start());
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut relays = [relay(&database, &nats), relay(&database, &nats)];
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut nodes = Vec::new();
+    for number in 1..=2 {
+        let mut node = Node::open(&nats).await;
+        node.fence().await;
+        let task = write_and_read(number, database.clone(), node, Arc::clone(&stop));
+        nodes.push(tokio::spawn(task));
+    }
+    let client = database.client().await;
+    for fault in 0..FAULTS {
+        let at = random.usize(0..2);
+        match fault % 4 {
+            0 => {
+                let other = relay(&database, &nats);
+                drop(std::mem::replace(&mut relays[at], other));
+            }
+            1 => {
+                nats.kill();
+                // Work goes on for a while without NATS.
+                execute(&client, "INSERT INTO orders SELECT 9, n, n FROM generate_series(1, 500) n ON CONFLICT DO NOTHING").await;
+                nats.restart();
+            }
+            2 => {
+                let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                    WHERE application_name LIKE 'pgic test%' AND datname = current_database()";
+                execute(&client, sql).await;
+            }
+            _ => execute(&client, "TRUNCATE orders").await,
+        }
+        // The nodes are live again before the next one.
+        let mut witness = Node::open(&nats).await;
+        witness.fence().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut reads = 0;
+    for task in nodes {
+        let (mut node, own) = task.await.expect("a node");
+        assert!(own > 0, "a node has read nothing");
+        reads += own;
+        node.is_equal(&client).await;
+    }
+    println!("{reads} reads of what was written, {FAULTS} faults");
+}
+
+/// Rows that are removed and added again while a snapshot is read are in it twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_a_table_that_is_written_anew_can_be_loaded() {
+    let (database, nats) = (shop().await, Nats::start());
+    let client = database.client().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut relay = relay(&database, &nats);
+    let mut pace = Node::open(&nats).await;
+    let writing = {
+        let (client, stop) = (database.client().await, Arc::clone(&stop));
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                execute(&client, "DELETE FROM kv; INSERT INTO kv SELECT n, repeat('v', 400) || n FROM generate_series(1, 5000) n").await;
+                // A relay that is always behind proves nothing.
+                pace.fence().await;
+            }
+        })
+    };
+    for _ in 0..3 {
+        relay
+            .until(|event| matches!(event, RelayEvent::Snapshot { .. }))
+            .await;
+        let mut node = Node::open(&nats).await;
+        node.fence().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    writing.await.expect("the writer");
+    let mut node = Node::open(&nats).await;
+    node.is_equal(&client).await;
+}
+
+/// A server that restarts does not remember the name of its last entry, if that is older than the
+/// stream's window for duplicates.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_forgotten_its_last_entry_is_gone_on_with() {
+    let (database, mut nats) = (shop().await, Nats::start());
+    let engine = async_nats::connect(nats.url()).await.expect("connect");
+    let log = NatsLog::new(engine.clone(), name()).await.expect("a log");
+    log.set_up(LogStorage::default())
+        .await
+        .expect("the streams");
+    let engine = async_nats::jetstream::new(engine);
+    let stream = engine
+        .get_stream(name().stream())
+        .await
+        .expect("the stream");
+    let mut config = stream.cached_info().config.clone();
+    config.duplicate_window = Duration::from_millis(100);
+    engine.update_stream(config).await.expect("a short window");
+    let _relay = relay(&database, &nats);
+    let mut node = Node::open(&nats).await;
+    let client = database.client().await;
+    node.is_equal(&client).await;
+    for value in ["one", "two"] {
+        nats.kill();
+        nats.restart();
+        execute(
+            &client,
+            &format!("UPDATE kv SET v = '{value}' WHERE id < 10"),
+        )
+        .await;
+        node.is_equal(&client).await;
+    }
+    assert_eq!(node.0.counters().loads, 1, "{:?}", node.0.counters());
 }

@@ -31,11 +31,28 @@ pub(super) enum StoredEvent {
 /// Loads the newest usable snapshot. Ends early if nobody takes the events.
 pub(super) async fn load(log: &NatsLog, events: &mpsc::Sender<LoadEvent>) -> Result<(), LogError> {
     let found = snapshot::usable(log).await?;
-    let Some(info) = found else {
+    if found.is_empty() {
         let is_log_empty = log.last().await?.is_none();
         let _ = events.send(LoadEvent::None { is_log_empty }).await;
         return Ok(());
-    };
+    }
+    let mut failed = None;
+    for info in found {
+        match load_one(log, &info, events).await {
+            // A part may be missing; an earlier snapshot does as well.
+            Err(error @ LogError::Snapshot { .. }) => failed = Some(error),
+            loaded => return loaded,
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Loads one snapshot.
+async fn load_one(
+    log: &NatsLog,
+    info: &SnapshotInfo,
+    events: &mpsc::Sender<LoadEvent>,
+) -> Result<(), LogError> {
     if events.send(LoadEvent::Begin(info.clone())).await.is_err() {
         return Ok(());
     }
@@ -43,12 +60,13 @@ pub(super) async fn load(log: &NatsLog, events: &mpsc::Sender<LoadEvent>) -> Res
     let pass_on = async {
         while let Some(batch) = rows.recv().await {
             if events.send(LoadEvent::Rows(batch)).await.is_err() {
-                return;
+                // Whoever waits for room in the channel must not wait for ever.
+                return rows.close();
             }
         }
     };
     let load = async {
-        let loaded = snapshot::load(log, &info, &rows_tx).await;
+        let loaded = snapshot::load(log, info, &rows_tx).await;
         drop(rows_tx);
         loaded
     };

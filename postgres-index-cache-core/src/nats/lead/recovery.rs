@@ -6,6 +6,7 @@ use super::Lead;
 use crate::log::{Message, Place, Recovered, Sequence, WriterInput};
 use crate::nats::append::Appender;
 use crate::nats::error::LogError;
+use crate::nats::follow::random_share;
 use crate::nats::names::LogName;
 use crate::nats::relay::{ConnectNats, RelayEvent};
 use crate::nats::snapshot;
@@ -40,7 +41,10 @@ impl<T: SupervisedTable> Lead<T> {
         }
         let (connect, storage) = (Arc::clone(&self.connect), self.options.storage);
         let (name, events) = (self.log.name().clone(), self.events.clone());
+        let wait = self.waits.recover.next(random_share());
         self.recovery = Some(tokio::spawn(async move {
+            // A server that refuses each entry must not be asked again as fast as it answers.
+            tokio::time::sleep(wait).await;
             loop {
                 let looked = look(&connect, &name, storage, round, &places).await;
                 match looked {

@@ -3,7 +3,7 @@
 use super::Lead;
 use crate::log::{SnapshotPlace, WriterInput};
 use crate::nats::error::LogError;
-use crate::nats::follow::random;
+use crate::nats::follow::{random, random_share};
 use crate::nats::relay::RelayEvent;
 use crate::nats::snapshot::{self, SnapshotInfo, SnapshotReader, Upload};
 use crate::nats::stream::NatsLog;
@@ -45,7 +45,8 @@ impl<T: SupervisedTable> Lead<T> {
     pub(super) fn begin_snapshot(&mut self) {
         let is_due = self.due.is_due() || self.writer.wants_snapshot();
         let is_free = self.snapshot.is_none() && self.finishing.is_none();
-        if !is_due || !is_free || !self.tables.is_live {
+        let is_time = self.waits.snapshot_at.is_none_or(|at| at <= Instant::now());
+        if !is_due || !is_free || !is_time || !self.tables.is_live {
             return;
         }
         // Changes that come while rows are read must be events.
@@ -56,7 +57,7 @@ impl<T: SupervisedTable> Lead<T> {
         let name = format!("{}-{:08x}", self.writer.position().number, random());
         self.snapshot = Some(Snapshotting {
             reader: SnapshotReader::new(self.logged_tables()),
-            upload: Upload::begin(&self.log, name),
+            upload: Upload::begin(&self.log, name, self.options.storage),
             is_read: false,
         });
         self.due.since = 0;
@@ -99,10 +100,13 @@ impl<T: SupervisedTable> Lead<T> {
             Err(error) => {
                 let _ = self.events.send(RelayEvent::Failed(chain(&error)));
                 self.due.is_lacking = true;
+                let wait = self.waits.snapshot.next(random_share());
+                self.waits.snapshot_at = Some(Instant::now() + wait);
                 return;
             }
         };
         self.due.is_lacking = false;
+        self.waits.snapshot.reset();
         self.due.last = info.bytes;
         self.writer
             .handle(WriterInput::SnapshotPut(info.place), Instant::now());
@@ -134,13 +138,12 @@ impl<T: SupervisedTable> Lead<T> {
 
 /// Cuts the log in front of the last but one snapshot.
 async fn cut(log: &NatsLog) -> Result<(), LogError> {
-    let snapshots = snapshot::list(log).await?;
-    let oldest = snapshots
-        .iter()
-        .skip(1)
-        .map(|snapshot| snapshot.place.start.sequence);
-    match oldest.min() {
-        Some(first) => log.cut(first).await,
-        None => Ok(()),
+    for snapshot in snapshot::list(log).await?.iter().skip(1) {
+        let start = snapshot.place.start;
+        // One of a log that was deleted has numbers of that log.
+        if snapshot::stands(log, start).await? {
+            return log.cut(start.sequence).await;
+        }
     }
+    Ok(())
 }

@@ -122,6 +122,8 @@ pub(crate) struct SinkWriter<C: CacheSink> {
     key: KeyBuf,
     /// How rows came into the cache; `None` unless somebody may ask.
     history: Option<RowHistory>,
+    /// The changes that are applied under one hold of the lock.
+    changes_together: usize,
     /// The sum of the digests of all rows; `None` unless somebody asks for the sum.
     sum: Option<KeptSum>,
 }
@@ -164,6 +166,7 @@ impl<C: CacheSink> SinkWriter<C> {
             memory: 0,
             key: KeyBuf::default(),
             history: None,
+            changes_together: CHANGES_TOGETHER,
             sum: None,
         }
     }
@@ -434,7 +437,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             return Ok(Flushed::Done);
         }
         while !self.waiting.is_empty() {
-            let together = self.waiting.len().min(CHANGES_TOGETHER);
+            let together = self.waiting.len().min(self.changes_together);
             self.touch(together);
             let Some(mut cache) = self.cache.try_write_for(patience) else {
                 return Ok(Flushed::Locked);

@@ -7,6 +7,12 @@ use crate::postgres::apply::writer::ApplyError;
 use crate::table_cache::JsonNulls;
 
 impl<C: CacheSink> SinkWriter<C> {
+    /// Applies all that waits under one hold of the lock: no reader sees a part of a log's entry.
+    pub(crate) fn all_together(mut self) -> Self {
+        self.changes_together = usize::MAX;
+        self
+    }
+
     /// Makes a change wait for the lock.
     pub(super) fn push_row_op(&mut self, op: &RowOp) -> Result<(), ApplyError> {
         let op = match op {
