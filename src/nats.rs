@@ -22,6 +22,10 @@ use tokio::time::Instant;
 /// snapshot that comes in is a sign of life.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// What a node takes in that time if it is only slow: a relay that proves, and answers nobody, adds
+/// an entry a second.
+const LEAST_PROGRESS: u64 = 200;
+
 /// The messages that may wait for a node. NATS sends a slow reader no more than these, and the node
 /// reads the others again.
 const WAITING_MESSAGES: usize = 4096;
@@ -73,32 +77,38 @@ impl fmt::Debug for LogAddress {
 }
 
 impl LogAddress {
-    /// Reads `nats://host:port/name`, with servers separated by commas. The name may be given apart.
+    /// Reads `nats://host:port/name`, with servers separated by commas. The name stands behind the
+    /// last one, or is given apart.
     ///
     /// # Errors
-    /// If the address or the name is none.
+    /// If the address or the name is none. No part of the URL is repeated: it may have a password.
     pub fn new(url: &str, name: Option<&str>, environment: &Environment) -> anyhow::Result<Self> {
         let hint = "write nats://host:4222/shop: the NATS server, and the log's name";
-        let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
-        let (servers, path) = match rest.split_once('/') {
-            Some((servers, path)) => (servers, Some(path).filter(|path| !path.is_empty())),
-            None => (rest, None),
-        };
-        let name = match (name, path) {
-            (Some(name), Some(path)) if name != path => {
-                return Err(anyhow!(
-                    "the address names the log {path}, and --name {name}"
-                ));
+        let refused = |why: &'static str| with_hint(anyhow!(why), hint);
+        let mut servers = Vec::new();
+        let mut path = None;
+        let mut scheme = "nats";
+        for server in url.split(',') {
+            let (own, rest) = server.split_once("://").unwrap_or((scheme, server));
+            scheme = own;
+            let (server, behind) = rest.split_once('/').unwrap_or((rest, ""));
+            if !behind.is_empty() {
+                path = Some(behind);
+            }
+            let server: Result<ServerAddr, _> = format!("{scheme}://{server}").parse();
+            servers.push(server.map_err(|_| refused("the address is none of a NATS server"))?);
+        }
+        let of_url = path.map(str::parse::<LogName>).transpose();
+        let of_url =
+            of_url.map_err(|_| refused("behind the NATS server stands no name of a log"))?;
+        let name = name.map(str::parse::<LogName>).transpose()?;
+        let name = match (name, of_url) {
+            (Some(name), Some(of_url)) if name != of_url => {
+                return Err(refused("the address names another log than --name does"));
             }
             (Some(name), _) | (None, Some(name)) => name,
-            (None, None) => return Err(with_hint(anyhow!("the log has no name"), hint)),
+            (None, None) => return Err(refused("the log has no name")),
         };
-        let servers = servers.split(',').map(|server| {
-            let server: Result<ServerAddr, _> = format!("{scheme}://{server}").parse();
-            // The text is left out: it may have a password.
-            server.map_err(|_| with_hint(anyhow!("the address is none of a NATS server"), hint))
-        });
-        let servers = servers.collect::<Result<Vec<ServerAddr>, _>>()?;
         let mut credentials = Credentials::of(environment);
         if let Some((user, password)) = servers.iter().find_map(user_of) {
             match password {
@@ -109,7 +119,7 @@ impl LogAddress {
         }
         Ok(Self {
             servers,
-            name: name.parse()?,
+            name,
             credentials,
             said: Arc::default(),
         })
@@ -189,14 +199,21 @@ impl LogAddress {
         }
         let mut follow = Follow::open(log).await?;
         let mut failure = None;
-        let mut rows = 0;
         let mut give_up = Instant::now() + PATIENCE;
+        let mut before = progress_of(&follow);
         let fence = follow.ask_for_fence();
         while !follow.has_reached(fence) {
-            if tokio::time::timeout_at(give_up, follow.step())
-                .await
-                .is_err()
-            {
+            let stepped = tokio::time::timeout_at(give_up, follow.step()).await;
+            for event in follow.take_events() {
+                if let FollowEvent::Failed(why) = event {
+                    failure = Some(why);
+                }
+            }
+            if stepped.is_ok() && Instant::now() < give_up {
+                continue;
+            }
+            let progress = progress_of(&follow);
+            if progress < before + LEAST_PROGRESS {
                 let error = anyhow!("no relay has proven the rows of {self}: they may be old");
                 let error = match failure {
                     Some(why) => anyhow!("{why}").context(error),
@@ -204,20 +221,18 @@ impl LogAddress {
                 };
                 return Err(with_hint(error, "is pgic relay running for this log?"));
             }
-            let tables = follow.tables().map(|table| table.cache.read().stored());
-            let loaded: usize = tables.sum();
-            if loaded != rows {
-                rows = loaded;
-                give_up = Instant::now() + PATIENCE;
-            }
-            for event in follow.take_events() {
-                if let FollowEvent::Failed(why) = event {
-                    failure = Some(why);
-                }
-            }
+            before = progress;
+            give_up = Instant::now() + PATIENCE;
         }
         Ok(follow)
     }
+}
+
+/// Returns how far a node has come: rows of a snapshot, and entries behind that.
+fn progress_of(follow: &Follow) -> u64 {
+    let rows = follow.tables().map(|table| table.cache.read().stored());
+    let entries = follow.position().map_or(0, |position| position.number);
+    rows.sum::<usize>() as u64 + entries
 }
 
 /// Returns the user and the password that an address has.
@@ -283,6 +298,8 @@ mod tests {
         assert_eq!(address("nats://n1/shop", None), "n1:4222/shop");
         assert_eq!(address("n1:4333", Some("shop")), "n1:4333/shop");
         assert_eq!(address("nats://n1,n2:5/shop", None), "n1:4222,n2:5/shop");
+        let several = "nats://u:secret@n1,nats://u:secret@n2/shop";
+        assert_eq!(address(several, None), "n1:4222,n2:4222/shop");
         // A password is never shown.
         assert_eq!(address("nats://u:secret@n1/shop", None), "n1:4222/shop");
     }
@@ -295,6 +312,9 @@ mod tests {
             ("nats://n1/a.b", None),
             ("nats://n1/shop", Some("other")),
             ("nats://u:secret@n1:port/shop", None),
+            ("nats://u:secret@n1,nats://u:secret@n2", None),
+            ("nats://u:sec/secret@n1", Some("shop")),
+            ("nats://n1/u:secret@n2/shop", Some("shop")),
         ] {
             let error = address(url, name).expect_err(url);
             assert!(!format!("{error:#}").contains("secret"), "{error:#}");

@@ -23,10 +23,12 @@ fn is_nats(text: &str) -> bool {
 ///
 /// This runs before clap has parsed anything, so no options are known but those of `OPTIONS`.
 pub fn is_misplaced(arguments: &[OsString]) -> bool {
+    // There `--from` names a folder.
+    let takes_nats = !arguments.iter().any(|argument| argument == "tail");
     // Whether the next argument is the value of an option of `OPTIONS`, and of any option.
     let mut is_value = false;
     let mut is_any_value = false;
-    let mut is_nats_value = false;
+    let mut is_next_of_nats = false;
     arguments.iter().any(|argument| {
         let argument = argument.to_string_lossy();
         let was_value = std::mem::replace(&mut is_value, OPTIONS.contains(&&*argument));
@@ -40,12 +42,13 @@ pub fn is_misplaced(arguments: &[OsString]) -> bool {
             return false;
         }
         let was_nats_value =
-            std::mem::replace(&mut is_nats_value, NATS_OPTIONS.contains(&&*argument));
+            std::mem::replace(&mut is_next_of_nats, NATS_OPTIONS.contains(&&*argument));
         let of_nats = argument
             .split_once('=')
             .filter(|(name, _)| NATS_OPTIONS.contains(name));
-        if was_nats_value && is_nats(&argument) || of_nats.is_some_and(|(_, value)| is_nats(value))
-        {
+        let is_nats_value = was_nats_value && is_nats(&argument)
+            || of_nats.is_some_and(|(_, value)| is_nats(value));
+        if is_nats_value && takes_nats {
             return false;
         }
         // `--id=postgres://…`: not an argument of its own.
@@ -85,6 +88,7 @@ mod tests {
             "status --url=postgres://a:b@c",
             "tail -d x postgres://c",
             "tail --from postgres://a:b@c",
+            "tail t --from nats://a:b@c",
             "status nats://a:b@c",
             "query t 'postgres://c",
         ] {

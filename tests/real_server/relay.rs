@@ -2,7 +2,7 @@
 
 use crate::support::nats::Nats;
 use crate::support::schema::check_all;
-use crate::support::{Database, Tail, execute, pgic, run};
+use crate::support::{DEADLINE, Database, Tail, execute, pgic, run};
 use serde_json::Value;
 
 /// Two tables with announced changes.
@@ -137,7 +137,8 @@ async fn rows_that_nobody_proves_are_not_shown() {
     );
 }
 
-/// The configuration in docs/relay.md gives relay and node what they need, and no more.
+/// The configuration in docs/relay.md gives relay and node what they need, and a node no right to
+/// write.
 #[tokio::test]
 async fn the_documented_rights_suffice() {
     let page = include_str!("../../docs/relay.md");
@@ -152,7 +153,7 @@ async fn the_documented_rights_suffice() {
     let node = nats.url_of("node", "n");
     let ran = of_log(&node, &["query", "users", "--count"]);
     assert_eq!(ran.stdout, "500\n", "{ran:?}");
-    // A node may not write the log.
+    // The error names the right that is missing.
     let ran = database.pgic(&["relay", "users", "--to", &format!("{node}/other")]);
     assert!(
         ran.code == 2 && ran.stderr.contains("Permissions Violation"),
@@ -163,4 +164,31 @@ async fn the_documented_rights_suffice() {
         ran.code == 2 && ran.stderr.contains("authorization"),
         "{ran:?}"
     );
+    // A node may not write what other nodes take for the relay's.
+    let (refused_tx, mut refused) = tokio::sync::mpsc::unbounded_channel();
+    let note = move |event| {
+        let refused = refused_tx.clone();
+        async move {
+            if let async_nats::Event::ServerError(error) = event {
+                refused.send(error.to_string()).expect("the test");
+            }
+        }
+    };
+    let options = async_nats::ConnectOptions::with_user_and_password("node".into(), "n".into());
+    let client = options.event_callback(note).connect(nats.url()).await;
+    let client = client.expect("connect as a node");
+    for subject in [
+        "pgic.shop.log.ctl",
+        "pgic.shop.live.ctl",
+        "pgic.shop.snap.list",
+    ] {
+        client.publish(subject, "x".into()).await.expect("publish");
+        client.flush().await.expect("flush");
+        let said = tokio::time::timeout(DEADLINE, refused.recv()).await;
+        let said = said.expect("a refusal").expect("a refusal");
+        assert!(
+            said.contains("Permissions Violation") && said.contains(subject),
+            "{said}"
+        );
+    }
 }

@@ -42,6 +42,9 @@ const CONNECTION_LOOK: Duration = Duration::from_millis(250);
 /// The wait after NATS did not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// The rows for which room is made before they come.
+const MOST_ROOM: u64 = 1 << 22;
+
 /// The messages or batches of rows that may wait for the node.
 const WAITING: usize = 4;
 
@@ -408,7 +411,11 @@ impl Follow {
             LoadEvent::Begin(info) => {
                 self.is_log_empty = false;
                 let tables = info.tables.into_iter();
-                let tables = tables.map(|table| (table.description, table.rows as usize));
+                let tables = tables.map(|table| {
+                    // The number comes from outside, and room is made for so many.
+                    let rows = table.rows.min(MOST_ROOM);
+                    (table.description, rows as usize)
+                });
                 if let Err(error) = self.image.begin_load(tables.collect()) {
                     self.failed(&error, now);
                 }

@@ -42,6 +42,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The time between two looks whether nodes have a snapshot to load.
 const SNAPSHOT_LOOK: Duration = Duration::from_secs(10);
 
+/// The most bytes of deferred rows that are published: all of them are in memory at once.
+const MOST_DEFERRED_BYTES: u64 = 64 << 20;
+
 /// The end of a term.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -221,7 +224,7 @@ impl<T: SupervisedTable> Lead<T> {
             self.look_at = now + SNAPSHOT_LOOK;
             if self.looking.is_none() && self.recovery.is_none() {
                 let log = self.log.clone();
-                self.looking = Some(tokio::spawn(async move { snapshot::whole(&log).await }));
+                self.looking = Some(tokio::spawn(async move { snapshot::newest(&log).await }));
             }
         }
     }
@@ -304,6 +307,7 @@ impl<T: SupervisedTable> Lead<T> {
         if let Some(changes) = changes {
             let bytes = changes.ops.iter().map(bytes_of).sum::<usize>();
             self.due.since += bytes as u64;
+            self.due.entries += 1;
             self.writer.publish(changes, now);
         }
     }
@@ -400,6 +404,7 @@ impl<T: SupervisedTable> Lead<T> {
         });
         let tables = tables.collect();
         let position = self.writer.prove(Proof { tables }, now);
+        self.due.entries += u64::from(position.is_some());
         self.answer(inboxes, position);
     }
 
@@ -459,6 +464,7 @@ impl<T: SupervisedTable> Lead<T> {
             .map(|table| (table.description.name(), table))
             .collect();
         let mut batch = Batch::default();
+        let before = self.due.since;
         for (name, keys) in keys.tables() {
             let Some((_, table)) = tables.iter().find(|(known, _)| known == name) else {
                 continue;
@@ -467,6 +473,11 @@ impl<T: SupervisedTable> Lead<T> {
                 let op = state_of(table, id);
                 let full = batch.add(name, op);
                 self.publish(full, now);
+                if self.due.since - before > MOST_DEFERRED_BYTES {
+                    // The rows come with a snapshot, which is read bit by bit.
+                    self.writer.deferred_are_published();
+                    return self.writer.begin_again(now);
+                }
             }
         }
         let rest = batch.take();

@@ -137,21 +137,20 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
         let log = self.log().await?;
         log.set_up(self.options.storage).await?;
         drop(log);
-        let mut has_led = false;
+        // Who has stood by, or led, goes on trying: PostgreSQL or NATS may be away for a while.
+        let mut goes_on = false;
         loop {
-            let led = self.stand_by_and_lead(has_led).await;
+            let led = self.stand_by_and_lead(&mut goes_on).await;
             match led {
                 Ok(Ended::SteppedDown) => {}
                 Ok(Ended::Failed(why)) => return Err(RelayError::Ended(why)),
-                // Who has led once goes on trying: PostgreSQL may be away for a while.
-                Err(error) if has_led => {
+                Err(error) if goes_on => {
                     let why = crate::postgres::error_chain::chain(&error);
                     let _ = self.events.send(RelayEvent::Failed(why));
                     tokio::time::sleep(LOCK_RETRY).await;
                 }
                 Err(error) => return Err(error),
             }
-            has_led = true;
         }
     }
 
@@ -159,18 +158,21 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
         NatsLog::new((self.connect)().await?, self.name.clone()).await
     }
 
-    async fn stand_by_and_lead(&self, has_led: bool) -> Result<Ended, RelayError> {
-        let Standing { log, base, lock } = Box::pin(self.stand_by(has_led)).await?;
-        Box::pin(self.lead(log, base, lock)).await
+    async fn stand_by_and_lead(&self, goes_on: &mut bool) -> Result<Ended, RelayError> {
+        let Standing { log, base, lock } = Box::pin(self.stand_by(goes_on)).await?;
+        let ended = Box::pin(self.lead(log, base, lock)).await?;
+        *goes_on = true;
+        Ok(ended)
     }
 
     /// Follows the log until the lock is had, and the log's end reached or found to be of no use.
-    async fn stand_by(&self, has_led: bool) -> Result<Standing, RelayError> {
+    async fn stand_by(&self, goes_on: &mut bool) -> Result<Standing, RelayError> {
         let log = self.log().await?;
+        // They may be lost while nobody leads.
+        log.set_up(self.options.storage).await?;
         let mut follow = Follow::standing_by(log.clone()).await?;
         let mut lock = None;
         let mut is_said = false;
-        let mut has_stood = has_led;
         let mut try_at = Instant::now();
         loop {
             if lock.as_ref().is_some_and(TurnLock::is_lost) {
@@ -181,13 +183,13 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
                 match TurnLock::take(self.connector.clone(), &self.name).await {
                     Ok(taken) => lock = taken,
                     // A relay that never stood by says at once that it cannot.
-                    Err(error) if !has_stood => return Err(error.into()),
+                    Err(error) if !*goes_on => return Err(error.into()),
                     Err(error) => {
                         let why = crate::postgres::error_chain::chain(&error);
                         let _ = self.events.send(RelayEvent::Failed(why));
                     }
                 }
-                has_stood = true;
+                *goes_on |= lock.is_none();
                 if lock.is_none() && !std::mem::replace(&mut is_said, true) {
                     let _ = self.events.send(RelayEvent::StandingBy);
                 }

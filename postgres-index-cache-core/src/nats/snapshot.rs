@@ -103,18 +103,19 @@ pub(super) async fn usable(log: &NatsLog) -> Result<Vec<SnapshotInfo>, LogError>
     Ok(usable)
 }
 
-/// Returns the newest usable snapshot of which no part is missing; `None` if there is none.
+/// Returns the newest snapshot if it is usable and no part is missing; `None` otherwise.
 ///
 /// # Errors
 /// As [`list`].
-pub(super) async fn whole(log: &NatsLog) -> Result<Option<SnapshotInfo>, LogError> {
-    for snapshot in usable(log).await? {
-        let parts = log.name().snapshot_part(&snapshot.name, "*");
-        if log.snapshot_subjects(parts).await?.len() as u64 == snapshot.parts {
-            return Ok(Some(snapshot));
-        }
-    }
-    Ok(None)
+pub(super) async fn newest(log: &NatsLog) -> Result<Option<SnapshotInfo>, LogError> {
+    let Some(snapshot) = list(log).await?.into_iter().next() else {
+        return Ok(None);
+    };
+    let SnapshotPlace { start, end } = snapshot.place;
+    let parts = log.name().snapshot_part(&snapshot.name, "*");
+    let is_whole = log.snapshot_subjects(parts).await?.len() as u64 == snapshot.parts;
+    let stands = stands(log, start).await? && stands(log, end).await?;
+    Ok(Some(snapshot).filter(|_| is_whole && stands))
 }
 
 /// Returns whether an entry stands in the log where it is said to.

@@ -16,6 +16,11 @@ const LOG_KEY: i32 = 0x7067_6963;
 /// How long the server may take to open the session and to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// The server ends the session, and with that the lock, within 20 s if this machine is gone: nothing
+/// is sent on the session by which it could find out (manual, 20.3.2 TCP Settings).
+const KEEPALIVES: &str =
+    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
+
 /// The lock, held by a session of its own.
 #[derive(Debug)]
 pub(super) struct TurnLock {
@@ -52,6 +57,11 @@ async fn take(
     let session = session.map_err(|source| DriverError::Connect { role, source })?;
     let session = claim_session(connector, role, session).await?;
     let client = session.into_client();
+    let set = client.batch_execute(KEEPALIVES).await;
+    set.map_err(|source| DriverError::Server {
+        doing: "set keepalives on the session that holds the relay's lock".to_string(),
+        source,
+    })?;
     let sql = "SELECT pg_catalog.pg_try_advisory_lock($1, $2)";
     let row = client
         .query_typed(sql, &[(&LOG_KEY, Type::INT4), (&key, Type::INT4)])

@@ -452,3 +452,39 @@ async fn a_server_that_has_forgotten_its_last_entry_is_gone_on_with() {
     }
     assert_eq!(node.0.counters().loads, 1, "{:?}", node.0.counters());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_without_a_part_is_passed_over() {
+    let (database, nats) = (shop().await, Nats::start());
+    let mut relay = relay(&database, &nats);
+    relay
+        .until(|event| matches!(event, RelayEvent::Snapshot { .. }))
+        .await;
+    let client = database.client().await;
+    // So many bytes that another snapshot is due.
+    execute(&client, "UPDATE kv SET v = repeat('x', 1200) || id").await;
+    relay
+        .until(|event| matches!(event, RelayEvent::Snapshot { .. }))
+        .await;
+    let engine = async_nats::connect(nats.url()).await.expect("connect");
+    let engine = async_nats::jetstream::new(engine);
+    let stream = engine
+        .get_stream(name().snapshot_stream())
+        .await
+        .expect("the stream");
+    let list = stream
+        .get_last_raw_message_by_subject("pgic.shop.snap.list")
+        .await;
+    let list: Value = serde_json::from_slice(&list.expect("the list").payload).expect("JSON");
+    assert_eq!(list.as_array().map(Vec::len), Some(2), "{list}");
+    let newest = list[0]["name"].as_str().expect("a name");
+    let part = format!("pgic.shop.snap.{newest}.0");
+    let purged = stream.purge().filter(part).await.expect("purge a part");
+    assert_eq!(purged.purged, 1);
+    let mut node = Node::open(&nats).await;
+    node.is_equal(&client).await;
+    // The relay finds out, and writes another.
+    relay
+        .until(|event| matches!(event, RelayEvent::Snapshot { .. }))
+        .await;
+}

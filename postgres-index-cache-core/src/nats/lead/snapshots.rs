@@ -12,6 +12,10 @@ use crate::postgres::error_chain::chain;
 use std::time::Instant;
 use tokio::sync::mpsc;
 
+/// The most entries between two snapshots: whoever loads one reads all entries behind that, proofs
+/// included, and nothing is cut before the next.
+const MOST_ENTRIES: u64 = 10_000;
+
 /// The least bytes of entries between two snapshots.
 const LEAST_BETWEEN: u64 = 4 << 20;
 
@@ -26,8 +30,12 @@ pub(super) struct Snapshotting {
 /// Whether a snapshot is due.
 #[derive(Default)]
 pub(super) struct Due {
-    /// Bytes of entries since the last snapshot.
+    /// Bytes of entries since the last snapshot began.
     pub(super) since: u64,
+    /// Number of entries since the last snapshot began.
+    pub(super) entries: u64,
+    /// The two numbers when the snapshot that is underway began.
+    begun: (u64, u64),
     /// Bytes of the last snapshot.
     last: u64,
     /// Whether nodes have no snapshot to load.
@@ -36,7 +44,8 @@ pub(super) struct Due {
 
 impl Due {
     fn is_due(&self) -> bool {
-        self.is_lacking || self.since > self.last.max(LEAST_BETWEEN)
+        let is_long = self.since > self.last.max(LEAST_BETWEEN) || self.entries > MOST_ENTRIES;
+        self.is_lacking || is_long
     }
 }
 
@@ -60,7 +69,7 @@ impl<T: SupervisedTable> Lead<T> {
             upload: Upload::begin(&self.log, name, self.options.storage),
             is_read: false,
         });
-        self.due.since = 0;
+        self.due.begun = (self.due.since, self.due.entries);
     }
 
     /// Reads the next rows of the snapshot.
@@ -106,6 +115,8 @@ impl<T: SupervisedTable> Lead<T> {
             }
         };
         self.due.is_lacking = false;
+        self.due.since -= self.due.begun.0;
+        self.due.entries -= self.due.begun.1;
         self.waits.snapshot.reset();
         self.due.last = info.bytes;
         self.writer
