@@ -49,6 +49,8 @@ pub(super) struct SnapshotInfo {
     pub(super) parts: u64,
     /// Size of all parts in bytes.
     pub(super) bytes: u64,
+    /// Size in bytes of what they are the compressed form of.
+    pub(super) text_bytes: u64,
     pub(super) tables: Vec<SnapshotTable>,
 }
 
@@ -205,6 +207,7 @@ pub(super) struct SnapshotReader {
     /// The slot to go on from.
     slot: u32,
     counts: Vec<u64>,
+    text_bytes: u64,
 }
 
 impl SnapshotReader {
@@ -214,6 +217,7 @@ impl SnapshotReader {
             tables,
             table: 0,
             slot: 0,
+            text_bytes: 0,
         }
     }
 
@@ -255,11 +259,12 @@ impl SnapshotReader {
             }
             None => {}
         }
+        self.text_bytes += text.len() as u64;
         Some(text)
     }
 
     /// Returns the tables with the numbers of rows that were read.
-    pub(super) fn described(&self) -> Vec<SnapshotTable> {
+    fn described(&self) -> Vec<SnapshotTable> {
         let counted = self.tables.iter().zip(&self.counts);
         let described = counted.map(|(table, rows)| SnapshotTable {
             description: table.description.clone(),
@@ -309,7 +314,7 @@ impl Upload {
         self,
         log: &NatsLog,
         place: SnapshotPlace,
-        tables: Vec<SnapshotTable>,
+        reader: &SnapshotReader,
     ) -> Result<SnapshotInfo, LogError> {
         let Self { name, texts, task } = self;
         drop(texts);
@@ -320,7 +325,8 @@ impl Upload {
             place,
             parts,
             bytes,
-            tables,
+            text_bytes: reader.text_bytes,
+            tables: reader.described(),
         };
         // A list that cannot be read is written anew.
         let mut known = list(log).await.unwrap_or_default();

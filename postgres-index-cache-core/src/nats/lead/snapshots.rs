@@ -36,15 +36,17 @@ pub(super) struct Due {
     pub(super) entries: u64,
     /// The two numbers when the snapshot that is underway began.
     begun: (u64, u64),
-    /// Bytes of the last snapshot.
+    /// Bytes of the rows in the last snapshot.
     last: u64,
     /// Whether nodes have no snapshot to load.
     is_lacking: bool,
 }
 
 impl Due {
-    fn is_due(&self) -> bool {
-        let is_long = self.since > self.last.max(LEAST_BETWEEN) || self.entries > MOST_ENTRIES;
+    /// Returns whether one is due in a log that keeps the last `most` bytes of entries for sure.
+    fn is_due(&self, most: u64) -> bool {
+        let enough = self.last.max(LEAST_BETWEEN).min(most);
+        let is_long = self.since > enough || self.entries > MOST_ENTRIES;
         self.is_lacking || is_long
     }
 }
@@ -52,7 +54,10 @@ impl Due {
 impl<T: SupervisedTable> Lead<T> {
     /// Begins a snapshot if one is due and the caches are fit to be read.
     pub(super) fn begin_snapshot(&mut self) {
-        let is_due = self.due.is_due() || self.writer.wants_snapshot();
+        // Whoever loads a snapshot needs the entries behind that.
+        let most = u64::try_from(self.options.storage.max_bytes);
+        let most = most.map_or(u64::MAX, |most| (most / 4).max(LEAST_BETWEEN));
+        let is_due = self.due.is_due(most) || self.writer.wants_snapshot();
         let is_free = self.snapshot.is_none() && self.finishing.is_none();
         let is_time = self.waits.snapshot_at.is_none_or(|at| at <= Instant::now());
         if !is_due || !is_free || !is_time || !self.tables.is_live {
@@ -95,8 +100,7 @@ impl<T: SupervisedTable> Lead<T> {
     pub(super) fn finish_snapshot(&mut self, place: SnapshotPlace) {
         if let Some(Snapshotting { reader, upload, .. }) = self.snapshot.take() {
             let log = self.log.clone();
-            let tables = reader.described();
-            let finishing = async move { upload.finish(&log, place, tables).await };
+            let finishing = async move { upload.finish(&log, place, &reader).await };
             self.finishing = Some(tokio::spawn(finishing));
         }
     }
@@ -118,7 +122,7 @@ impl<T: SupervisedTable> Lead<T> {
         self.due.since -= self.due.begun.0;
         self.due.entries -= self.due.begun.1;
         self.waits.snapshot.reset();
-        self.due.last = info.bytes;
+        self.due.last = info.text_bytes;
         self.writer
             .handle(WriterInput::SnapshotPut(info.place), Instant::now());
         let rows = info.tables.iter().map(|table| table.rows).sum();
@@ -139,7 +143,7 @@ impl<T: SupervisedTable> Lead<T> {
             Ok(found) => {
                 self.due.is_lacking = found.is_none();
                 if let Some(found) = found {
-                    self.due.last = found.bytes;
+                    self.due.last = found.text_bytes;
                 }
             }
             Err(error) => tracing::info!(error = chain(&error), "snapshots could not be looked at"),
