@@ -256,6 +256,11 @@ impl<T: SupervisedTable> Lead<T> {
     fn publish_events(&mut self) {
         let now = Instant::now();
         let mut batch = Batch::default();
+        let mut told = if self.tables.is_live {
+            State::Live
+        } else {
+            State::Stale
+        };
         let events: Vec<SupervisorEvent> = self.supervisor.take_events().collect();
         for event in events {
             match event {
@@ -288,6 +293,9 @@ impl<T: SupervisedTable> Lead<T> {
                     self.tables.why = format!("{name} was altered");
                     self.tables.is_altered = true;
                 }
+                // The states of the events, and not that of now: rows between two of them may be those
+                // of no transaction.
+                SupervisorEvent::Driver(DriverEvent::State(state)) => told = state,
                 SupervisorEvent::Driver(_) => {}
             }
             if self.tables.is_altered {
@@ -296,11 +304,11 @@ impl<T: SupervisedTable> Lead<T> {
             }
             let rest = batch.take();
             self.publish(rest, now);
-            self.note_state(now);
+            self.note_state(told, now);
         }
         let rest = batch.take();
         self.publish(rest, now);
-        self.note_state(now);
+        self.note_state(self.supervisor.driver().state(), now);
     }
 
     fn publish(&mut self, changes: Option<RowChanges>, now: Instant) {
@@ -313,8 +321,8 @@ impl<T: SupervisedTable> Lead<T> {
     }
 
     /// Publishes that nothing is known of PostgreSQL if that is so since the last call.
-    fn note_state(&mut self, now: Instant) {
-        let is_live = self.supervisor.driver().state() == State::Live && !self.tables.is_altered;
+    fn note_state(&mut self, state: State, now: Instant) {
+        let is_live = state == State::Live && !self.tables.is_altered;
         if std::mem::replace(&mut self.tables.is_live, is_live) == is_live {
             return;
         }
@@ -376,7 +384,7 @@ impl<T: SupervisedTable> Lead<T> {
         if self.tables.is_altered && are_live {
             self.tables.is_altered = false;
             self.writer.begin_again(now);
-            self.note_state(now);
+            self.note_state(self.supervisor.driver().state(), now);
         }
     }
 
