@@ -84,7 +84,11 @@ CROSS JOIN LATERAL (
                    UNION
                    SELECT inner_type.oid
                    FROM made m
-                   JOIN pg_catalog.pg_type t ON t.oid = m.type
+                   -- OFFSET 0 keeps this a look-up by oid. A join would read all of pg_type for each
+                   -- table, and pg_type has two rows for each table.
+                   CROSS JOIN LATERAL (
+                       SELECT type.* FROM pg_catalog.pg_type type WHERE type.oid = m.type OFFSET 0
+                   ) t
                    CROSS JOIN LATERAL (
                        SELECT t.typbasetype WHERE t.typtype = 'd'
                        UNION ALL

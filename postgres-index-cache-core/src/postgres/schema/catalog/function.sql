@@ -26,8 +26,10 @@ SELECT c.oid AS relation,
            OR p.proowner = current_user::regrole AS function_is_trusted,
        pg_catalog.pg_has_role(p.proowner, 'USAGE') AS function_is_owned,
        -- Whether a trigger of another table calls it. A partition counts as its root.
-       coalesce(callers.roots
-           <> ARRAY[coalesce(pg_catalog.pg_partition_root(c.oid)::pg_catalog.oid, c.oid)], false) AS function_is_shared,
+       p.oid IN (SELECT called.function FROM callers called)
+           AND (p.oid, coalesce(pg_catalog.pg_partition_root(c.oid)::pg_catalog.oid, c.oid)) NOT IN
+               (SELECT called.function, called.roots[1] FROM callers called WHERE pg_catalog.cardinality(called.roots) = 1)
+           AS function_is_shared,
        p.prosecdef AS function_is_security_definer,
        p.prosrc AS function_source,
        p.proconfig AS function_settings,
@@ -36,4 +38,3 @@ FROM found f
 JOIN pg_catalog.pg_class c ON c.oid = f.relation
 JOIN pg_catalog.pg_proc p ON p.oid = f.function
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-LEFT JOIN callers ON callers.function = p.oid
