@@ -21,6 +21,7 @@ mod health;
 mod metrics;
 mod model_needs;
 mod objects;
+mod publisher;
 mod settle;
 mod status;
 pub(super) mod supervisor;

@@ -10,6 +10,7 @@ use crate::postgres::replica::describe::{DescribedTable, Requested, describe, de
 use crate::postgres::replica::error::ReplicaError;
 use crate::postgres::replica::handle::{Replica, ReplicaTable};
 use crate::postgres::replica::model_needs::ModelNeeds;
+use crate::postgres::replica::publisher::Publisher;
 use crate::postgres::replica::status::SharedStatus;
 use crate::postgres::replica::supervisor::{Describe, MakeWriter, Supervisor};
 use crate::postgres::replica::task::Task;
@@ -236,9 +237,10 @@ impl ReplicaBuilder {
         let (commands, received) = mpsc::channel(64);
         let (events, _) = broadcast::channel(EVENTS_KEPT);
         let status = Arc::new(Mutex::new(SharedStatus::new(names.clone())));
-        let mut task = Task::new(names, Arc::clone(&status), events.clone(), received);
+        let publisher = Publisher::new(names, Arc::clone(&status), events.clone());
         #[cfg(feature = "metrics")]
-        task.publish_metrics_as(&node);
+        let publisher = publisher.with_metrics_of(&node);
+        let mut task = Task::new(publisher, received);
         // What has happened since the tables were loaded must be known before the first reader.
         task.take_events(&mut supervisor);
         task.take_states(&supervisor);
