@@ -78,7 +78,8 @@
 //!
 //! # Limits
 //!
-//! - Every listening node costs each commit a little: PostgreSQL wakes all listeners.
+//! - Every listening node costs each commit a little: PostgreSQL wakes all listeners. Beyond ten nodes
+//!   let a relay listen, and the nodes follow the relay's log (the feature `nats`).
 //! - Three connections a replica. LISTEN needs a session of its own: no pooler in transaction mode,
 //!   and no standby.
 //! - All rows are in memory; [`ReplicaBuilder::max_memory`] is the bound.
@@ -151,6 +152,8 @@
 //!   listener remain, which do no I/O.
 //! - `derive`, on by default: `#[derive(CacheModel)]`.
 //! - `connect`: a [`Connector`] by libpq's rules, with TLS.
+//! - `nats`: `Replica::over_nats` follows a log that `pgic relay` writes to NATS JetStream. Any number
+//!   of nodes cost PostgreSQL what one listener does. `docs/relay.md` in the repository has the set-up.
 //! - `metrics`: a replica publishes its figures through the facade of the crate `metrics`, to the
 //!   recorder that is installed when the replica is opened. A figure that `pgic monitor` has too
 //!   has the same name there; the label `node` is [`ReplicaBuilder::name`].
@@ -228,7 +231,11 @@ pub use listener::{
 pub use model::{
     CacheKey, CacheModel, FieldKind, HasPrimaryKey, Indexable, ModelColumn, TableModel,
 };
+#[cfg(feature = "nats")]
+pub use nats::{LogError, LogNameError};
 pub use notification::{Action, CacheNotification, Key, ParseError};
+#[cfg(feature = "nats")]
+pub use postgres::NatsReplicaBuilder;
 #[cfg(feature = "postgres")]
 pub use postgres::{
     Change, Changes, ComparisonReport, ConnectError, Connector, DifferingColumn, DriverError,
@@ -244,6 +251,9 @@ pub use transaction::{TokenError, TransactionToken};
 #[cfg(feature = "derive")]
 pub use postgres_index_cache_derive::CacheModel;
 
+/// The crate of the connections to NATS.
+#[cfg(feature = "nats")]
+pub use async_nats;
 /// The crate of the caches' locks: an application shares them with an [`IndexCacheHandler`].
 pub use parking_lot;
 /// The crate of connections by libpq's rules: a `Target` of this crate is a [`Connector`].

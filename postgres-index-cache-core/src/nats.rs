@@ -8,6 +8,7 @@
 //!
 //! - `names`, `stream`: the log as subjects and streams of NATS.
 //! - `description`: tables as a snapshot describes them.
+//! - `question`: what nodes ask the relay.
 //! - `snapshot`: rows in a compressed form, written by a relay and loaded by nodes.
 //! - `image`: the caches into which the log's rows go.
 //! - `follow`: drives [`Node`](crate::log::Node).
@@ -23,6 +24,7 @@ mod follow;
 mod image;
 mod lead;
 mod names;
+mod question;
 mod relay;
 mod row_ops;
 mod snapshot;
@@ -32,7 +34,9 @@ mod turn_lock;
 pub use description::TableDescription;
 pub use error::LogError;
 pub use follow::{Follow, FollowEvent};
+pub(crate) use image::Caches;
 pub use image::LoggedTable;
 pub use names::{LogName, LogNameError};
+pub(crate) use question::RelayReport;
 pub use relay::{ConnectNats, Relay, RelayError, RelayEvent, RelayOptions};
 pub use stream::{LogStorage, NatsLog};

@@ -64,7 +64,9 @@ pub use replica::{
     ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus, ReplicaTable, Stats, TableHealth,
 };
 #[cfg(feature = "nats")]
-pub use replica::{DescribedTable, describe_named};
+pub use replica::{DescribedTable, NatsReplicaBuilder, describe_named};
+#[cfg(feature = "nats")]
+pub(crate) use replica::{TransactionWaiters, Wait};
 pub use schema::eligibility::{
     Distrust, FollowError, TableConfig, check_announced, check_kind, sent, shape,
 };

@@ -113,7 +113,7 @@ impl CellType {
     }
 
     /// Returns the type for an error message: what comes after "not a value of".
-    fn described(self) -> &'static str {
+    pub(crate) fn described(self) -> &'static str {
         match self {
             Self::Bool => "type boolean",
             Self::Int2 => "type smallint",

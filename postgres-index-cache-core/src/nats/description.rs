@@ -1,9 +1,11 @@
 //! [`TableDescription`]: a table as a snapshot describes it, for nodes that have no catalogue.
 
+use super::error::LogError;
 use crate::log::TableName;
 use crate::table_cache::{Column, ShapeError, TableShape};
 use crate::value::CellType;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A table of a log: its name, the columns that the relay keeps, and the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,19 @@ impl TableDescription {
             nullable: column.nullable,
         });
         TableShape::new(columns.collect(), &self.key)
+    }
+
+    /// Returns the shape of a cache of the table.
+    ///
+    /// # Errors
+    /// If columns and key do not make one: the snapshot is of no use then.
+    pub(crate) fn checked_shape(&self) -> Result<Arc<TableShape>, LogError> {
+        self.shape()
+            .map(Arc::new)
+            .map_err(|error| LogError::Snapshot {
+                snapshot: self.table.clone(),
+                why: error.to_string(),
+            })
     }
 
     /// Returns the table's name.

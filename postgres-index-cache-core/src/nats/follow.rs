@@ -14,9 +14,13 @@
 mod tasks;
 
 use super::error::LogError;
-use super::image::{LoggedTable, TablesImage};
+use super::image::{Caches, CellCaches, LoggedTable, TablesImage};
 use super::stream::{NatsLog, StoredMessage};
-use crate::log::{Base, Node, NodeCounters, NodeInput, NodeLimits, NodeOutput, Position, Sequence};
+use crate::log::{
+    Base, Body, Node, NodeCounters, NodeInput, NodeLimits, NodeOutput, Position, Sequence,
+    TableName,
+};
+use crate::postgres::apply::writer::CacheWriter;
 use crate::sync::FenceId;
 use async_nats::Subscriber;
 use futures_util::StreamExt as _;
@@ -132,6 +136,8 @@ pub struct Follow {
     reached: Option<FenceId>,
     fences: u64,
     is_live: bool,
+    /// Why the rows are not live, as far as is known; of no meaning while they are.
+    why: String,
     /// Whether the connection was closed for good.
     is_closed: bool,
     /// Whether the last load has found a log without a message.
@@ -154,17 +160,30 @@ impl Follow {
     /// # Errors
     /// If NATS refuses the subscription.
     pub async fn open(log: NatsLog) -> Result<Self, LogError> {
-        let node = Node::new(LIMITS, random());
-        Self::open_with(log, node).await
+        let image = TablesImage::new(Box::new(CellCaches::default()), None);
+        Self::open_with(log, Node::new(LIMITS, random()), image).await
+    }
+
+    /// Follows the log into these caches, which may take so many bytes.
+    ///
+    /// # Errors
+    /// If NATS refuses the subscription.
+    pub(crate) async fn open_into(
+        log: NatsLog,
+        caches: Box<dyn Caches>,
+        max_memory: usize,
+    ) -> Result<Self, LogError> {
+        let image = TablesImage::new(caches, Some(max_memory));
+        Self::open_with(log, Node::new(LIMITS, random()), image).await
     }
 
     /// Follows the log, and is never live: for a relay that stands by.
     pub(super) async fn standing_by(log: NatsLog) -> Result<Self, LogError> {
-        let node = Node::standing_by(LIMITS, random());
-        Self::open_with(log, node).await
+        let image = TablesImage::new(Box::new(CellCaches::default()), None);
+        Self::open_with(log, Node::standing_by(LIMITS, random()), image).await
     }
 
-    async fn open_with(log: NatsLog, node: Node) -> Result<Self, LogError> {
+    async fn open_with(log: NatsLog, node: Node, image: TablesImage) -> Result<Self, LogError> {
         let live = log.listen().await?;
         let (answers_tx, answers) = mpsc::channel(WAITING);
         let (ends_tx, ends) = mpsc::channel(WAITING);
@@ -172,7 +191,7 @@ impl Follow {
             connects: log.connects(),
             log,
             node,
-            image: TablesImage::default(),
+            image,
             live,
             reading: Reading::Nothing,
             loading: None,
@@ -189,6 +208,7 @@ impl Follow {
             reached: None,
             fences: 0,
             is_live: false,
+            why: "nobody has proven the rows yet".to_string(),
             is_closed: false,
             is_log_empty: false,
             events: VecDeque::new(),
@@ -202,7 +222,7 @@ impl Follow {
 
     /// Returns the tables of the log; none before the first snapshot.
     pub fn tables(&self) -> impl Iterator<Item = &LoggedTable> {
-        self.image.tables()
+        self.image.cells().iter()
     }
 
     /// Returns whether the rows are live: they are those of PostgreSQL as of a fence that this node
@@ -240,6 +260,37 @@ impl Follow {
     /// snapshot may have been laid over them.
     pub fn has_reached(&self, fence: FenceId) -> bool {
         self.reached >= Some(fence) && self.is_live()
+    }
+
+    /// Notes that nobody waits for a fence any more.
+    pub(crate) fn drop_fence(&mut self, fence: FenceId) {
+        self.node
+            .handle(NodeInput::FenceDropped(fence), Instant::now());
+    }
+
+    /// Returns whether a change waits for a reader, who holds the lock of a cache.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.image.is_waiting()
+    }
+
+    /// Returns why the caches cannot have the log's rows; `None` if they can.
+    pub(crate) fn broken(&self) -> Option<&str> {
+        self.image.broken()
+    }
+
+    /// Returns why the rows are not live, as far as is known.
+    pub(crate) fn why(&self) -> &str {
+        self.image.broken().unwrap_or(&self.why)
+    }
+
+    /// Returns the writer of a table; `None` if the log has no such table, or it is not kept.
+    pub(crate) fn writer(&mut self, table: &TableName) -> Option<&mut Box<dyn CacheWriter>> {
+        self.image.writer(table)
+    }
+
+    /// Records the changes of rows from now on.
+    pub(crate) fn record_row_events(&mut self) {
+        self.image.record_row_events();
     }
 
     /// Returns whether every message of the log is in the caches, as far as is known.
@@ -294,6 +345,12 @@ impl Follow {
         self.reached = self.reached.max(self.reached_next.drain(..).max());
         let is_live = self.node.is_live(Instant::now()) && self.image.broken().is_none();
         if std::mem::replace(&mut self.is_live, is_live) != is_live {
+            if !is_live && self.why.is_empty() {
+                self.why = format!("no relay has proven the rows for {PATIENCE:?}");
+            }
+            if is_live {
+                self.why.clear();
+            }
             self.events.push_back(FollowEvent::Live(is_live));
         }
     }
@@ -372,8 +429,8 @@ impl Follow {
             Happened::SubscriptionEnded => {
                 // Nobody ends the subscription: the connection is closed for good.
                 self.reading = Reading::Nothing;
-                self.events
-                    .push_back(FollowEvent::Failed("the connection was closed".to_string()));
+                self.why = "the connection to NATS was closed".to_string();
+                self.events.push_back(FollowEvent::Failed(self.why.clone()));
                 self.node.handle(NodeInput::Disconnected, now);
                 self.is_closed = true;
             }
@@ -428,10 +485,7 @@ impl Follow {
             LoadEvent::End(place) => {
                 self.loading = None;
                 self.image.end_load();
-                let rows = self
-                    .tables()
-                    .map(|table| table.cache.read().stored() as u64);
-                let rows = rows.sum();
+                let rows = self.image.rows() as u64;
                 self.events.push_back(FollowEvent::Loaded { rows });
                 let input = NodeInput::Loaded {
                     load: number,
@@ -456,6 +510,13 @@ impl Follow {
         self.look_at = Some(now + QUIET);
         match message.entry() {
             Some(entry) => {
+                match &entry.body {
+                    Body::Begin { writer, .. } => {
+                        self.why = format!("the relay {writer} has begun to write");
+                    }
+                    Body::Stale { why } => self.why = format!("the relay says: {why}"),
+                    Body::Rows(_) | Body::Proof(_) => {}
+                }
                 self.node
                     .message(read, sequence, &entry, &mut self.image, now);
             }
@@ -507,6 +568,7 @@ impl Follow {
     fn failed(&mut self, error: &LogError, now: Instant) {
         let why = crate::postgres::error_chain::chain(error);
         tracing::info!(why, "the log could not be read");
+        self.why.clone_from(&why);
         self.events.push_back(FollowEvent::Failed(why));
         self.disconnect(now);
         self.connect_at = Some(now + RETRY);
@@ -523,6 +585,7 @@ impl Follow {
         let connects = self.log.connects();
         if std::mem::replace(&mut self.connects, connects) != connects {
             tracing::info!("connected to NATS again");
+            self.why = "the connection to NATS was lost".to_string();
             self.disconnect(now);
             self.connect_at = Some(now);
         }

@@ -2,7 +2,7 @@
 
 use super::description::TableDescription;
 use super::error::LogError;
-use crate::log::{Image, JsonRow, Proof, RowChanges, TableProof};
+use crate::log::{Image, JsonRow, Proof, RowChanges, TableName, TableProof};
 use crate::postgres::apply::cells::CellDecoder;
 use crate::postgres::apply::sink_writer::SinkWriter;
 use crate::postgres::apply::writer::{CacheWriter, FlushError, Flushed, Incoming};
@@ -29,12 +29,9 @@ impl LoggedTable {
     /// # Errors
     /// If columns and key make no shape.
     pub fn empty(description: TableDescription) -> Result<Self, LogError> {
-        let shape = description.shape().map_err(|error| LogError::Snapshot {
-            snapshot: description.table.clone(),
-            why: error.to_string(),
-        })?;
+        let shape = description.checked_shape()?;
         let indexed = IndexedColumns::Only(Vec::new());
-        let cache = TableCache::with_indexes(Arc::new(shape), 0, indexed);
+        let cache = TableCache::with_indexes(shape, 0, indexed);
         Ok(Self {
             description,
             cache: Arc::new(RwLock::new(cache)),
@@ -42,74 +39,180 @@ impl LoggedTable {
     }
 }
 
-/// A table of an image.
-struct ImageTable {
-    logged: LoggedTable,
-    writer: Box<dyn CacheWriter>,
+/// The caches of an image: they decide which tables of a log are kept, and as what.
+pub(crate) trait Caches: Send {
+    /// Returns a writer for each table of a snapshot, in their order; `None` for a table that is
+    /// not kept. A cache that has rows of the same table keeps them: the snapshot is laid over.
+    ///
+    /// # Errors
+    /// If a description is none of a table.
+    fn open(
+        &mut self,
+        described: &[TableDescription],
+    ) -> Result<Vec<Option<Box<dyn CacheWriter>>>, LogError>;
+
+    /// Returns the tables that are kept as cells.
+    fn cells(&self) -> &[LoggedTable] {
+        &[]
+    }
 }
 
-/// The rows of all tables of a log.
-#[derive(Default)]
+/// Caches of cells, with every table of the log.
+#[derive(Debug, Default)]
+pub(super) struct CellCaches {
+    tables: Vec<LoggedTable>,
+}
+
+impl Caches for CellCaches {
+    fn open(
+        &mut self,
+        described: &[TableDescription],
+    ) -> Result<Vec<Option<Box<dyn CacheWriter>>>, LogError> {
+        let mut known = std::mem::take(&mut self.tables);
+        let mut writers: Vec<Option<Box<dyn CacheWriter>>> = Vec::new();
+        for description in described {
+            let fits = |table: &LoggedTable| table.description == *description;
+            let logged = match known.iter().position(fits) {
+                Some(at) => known.swap_remove(at),
+                None => LoggedTable::empty(description.clone())?,
+            };
+            let decoder = CellDecoder::new(Arc::clone(logged.cache.read().shape()));
+            let writer = SinkWriter::new(Arc::clone(&logged.cache), decoder);
+            writers.push(Some(Box::new(writer)));
+            self.tables.push(logged);
+        }
+        Ok(writers)
+    }
+
+    fn cells(&self) -> &[LoggedTable] {
+        &self.tables
+    }
+}
+
+/// A table of an image.
+struct ImageTable {
+    name: TableName,
+    /// `None` if the table is not kept.
+    writer: Option<Box<dyn CacheWriter>>,
+}
+
+/// The rows of the tables of a log.
 pub(super) struct TablesImage {
+    caches: Box<dyn Caches>,
     tables: Vec<ImageTable>,
+    /// Whether changes of rows are recorded for [`take_row_events`](Self::take_row_events).
+    records_events: bool,
+    /// The bytes that the caches may take; `None` if there is no bound.
+    max_memory: Option<usize>,
+    /// The rows since the memory was looked at.
+    unmeasured: usize,
     /// Why the rows are not those of the log; `None` while they are.
     broken: Option<String>,
 }
 
 impl TablesImage {
-    /// Returns the tables.
-    pub(super) fn tables(&self) -> impl Iterator<Item = &LoggedTable> {
-        self.tables.iter().map(|table| &table.logged)
+    /// Makes an image of no table, whose rows are to be kept in `caches`.
+    pub(super) fn new(caches: Box<dyn Caches>, max_memory: Option<usize>) -> Self {
+        Self {
+            caches,
+            tables: Vec::new(),
+            records_events: false,
+            max_memory,
+            unmeasured: 0,
+            broken: None,
+        }
+    }
+
+    /// Returns the tables that are kept as cells.
+    pub(super) fn cells(&self) -> &[LoggedTable] {
+        self.caches.cells()
+    }
+
+    /// Returns the writers of the tables that are kept.
+    fn writers(&mut self) -> impl Iterator<Item = &mut Box<dyn CacheWriter>> {
+        let tables = self.tables.iter_mut();
+        tables.filter_map(|table| table.writer.as_mut())
+    }
+
+    /// Returns the number of rows at the last flush.
+    pub(super) fn rows(&self) -> usize {
+        let writers = self.tables.iter().filter_map(|table| table.writer.as_ref());
+        writers.map(|writer| writer.rows()).sum()
+    }
+
+    /// Returns the writer of a table; `None` if the log has no such table, or it is not kept.
+    pub(super) fn writer(&mut self, name: &TableName) -> Option<&mut Box<dyn CacheWriter>> {
+        let found = self.tables.iter_mut().find(|table| table.name == *name);
+        found.and_then(|table| table.writer.as_mut())
+    }
+
+    /// Records the changes of rows from now on.
+    pub(super) fn record_row_events(&mut self) {
+        self.records_events = true;
+        for writer in self.writers() {
+            writer.record_events();
+        }
     }
 
     /// Begins to load a snapshot of these tables, with about so many rows each. A table that is
-    /// there already with these columns keeps its cache: the snapshot is laid over its rows.
+    /// there already keeps its rows: the snapshot is laid over them.
     pub(super) fn begin_load(
         &mut self,
         described: Vec<(TableDescription, usize)>,
     ) -> Result<(), LogError> {
-        let mut known: Vec<LoggedTable> = self.tables().cloned().collect();
         self.tables.clear();
         self.broken = None;
-        for (description, rows) in described {
-            let fits = |table: &LoggedTable| table.description == description;
-            let logged = match known.iter().position(fits) {
-                Some(at) => known.swap_remove(at),
-                None => LoggedTable::empty(description)?,
-            };
-            let decoder = CellDecoder::new(Arc::clone(logged.cache.read().shape()));
-            let writer = SinkWriter::new(Arc::clone(&logged.cache), decoder);
-            let mut writer = Box::new(writer.all_together());
-            writer.expect(Incoming::Snapshot);
-            writer.begin(rows);
-            self.tables.push(ImageTable { logged, writer });
+        let (descriptions, rows): (Vec<TableDescription>, Vec<usize>) =
+            described.into_iter().unzip();
+        let writers = self.caches.open(&descriptions)?;
+        for ((description, rows), mut writer) in descriptions.iter().zip(rows).zip(writers) {
+            if let Some(writer) = &mut writer {
+                writer.all_together();
+                if self.records_events {
+                    writer.record_events();
+                }
+                writer.expect(Incoming::Snapshot);
+                writer.begin(rows);
+            }
+            let name = description.name();
+            self.tables.push(ImageTable { name, writer });
         }
         Ok(())
     }
 
     /// Adds a row of a snapshot to the table with this place among the described ones.
     pub(super) fn load(&mut self, table: usize, id: &str, row: &JsonRow) {
+        if self.broken.is_some() {
+            return;
+        }
         let Some(table) = self.tables.get_mut(table) else {
             self.broken = Some("a row of an unknown table".to_string());
             return;
         };
-        if let Err(error) = table.writer.load_row(id, row) {
-            self.broken = Some(error.to_string());
+        if let Some(writer) = &mut table.writer {
+            if let Err(error) = writer.load_row(id, row) {
+                self.broken = Some(error.to_string());
+            }
+            self.unmeasured += 1;
         }
     }
 
     /// Ends the load of a snapshot.
     pub(super) fn end_load(&mut self) {
-        for table in &mut self.tables {
-            table.writer.end_load();
+        // Without the rest of its rows the snapshot must not remove any.
+        if self.broken.is_none() {
+            for writer in self.writers() {
+                writer.end_load();
+            }
         }
     }
 
     /// Puts into the caches what waits. Waits for readers, which hold locks, without end.
     pub(super) async fn flush(&mut self) {
-        for table in &mut self.tables {
+        let mut broken = None;
+        for writer in self.writers() {
             loop {
-                match table.writer.flush(LOCK_PATIENCE) {
+                match writer.flush(LOCK_PATIENCE) {
                     Ok(Flushed::Done) => break,
                     Ok(Flushed::Locked) => tokio::time::sleep(LOCK_PATIENCE).await,
                     // A row that was removed and added again while the relay read its rows is read
@@ -118,10 +221,36 @@ impl TablesImage {
                         is_of_snapshot: true,
                         error: StoreError::DuplicateKey(_),
                     }) => {}
-                    Err(error) => self.broken = Some(error.error.to_string()),
+                    Err(error) => broken = Some(error.error.to_string()),
                 }
             }
         }
+        if broken.is_some() {
+            self.broken = broken;
+        }
+        self.check_memory();
+    }
+
+    /// Gives the image up if it takes more memory than it may.
+    fn check_memory(&mut self) {
+        /// The rows behind which the memory is looked at.
+        const ROWS: usize = 1 << 12;
+        let Some(most) = self.max_memory.filter(|_| self.unmeasured >= ROWS) else {
+            return;
+        };
+        self.unmeasured = 0;
+        let taken: usize = self.writers().map(|writer| writer.memory_bytes()).sum();
+        if taken > most {
+            self.broken = Some(format!(
+                "the caches take {taken} bytes, and may take {most}: max_memory"
+            ));
+        }
+    }
+
+    /// Returns whether something waits for a reader, who holds a lock.
+    pub(super) fn is_waiting(&self) -> bool {
+        let mut writers = self.tables.iter().filter_map(|table| table.writer.as_ref());
+        writers.any(|writer| writer.is_waiting())
     }
 
     /// Returns why the rows are not those of the log; `None` while they are.
@@ -132,16 +261,20 @@ impl TablesImage {
 
 impl Image for TablesImage {
     fn apply(&mut self, changes: &RowChanges) {
-        let is_table = |table: &&mut ImageTable| {
-            let description = &table.logged.description;
-            description.schema == changes.table.schema && description.table == changes.table.name
-        };
+        if self.broken.is_some() {
+            return;
+        }
+        let is_table = |table: &&mut ImageTable| table.name == changes.table;
         let Some(table) = self.tables.iter_mut().find(is_table) else {
             self.broken = Some(format!("rows of an unknown table, {}", changes.table.name));
             return;
         };
+        let Some(writer) = &mut table.writer else {
+            return;
+        };
+        self.unmeasured += changes.ops.len();
         for op in &changes.ops {
-            if let Err(error) = table.writer.row_op(op) {
+            if let Err(error) = writer.row_op(op) {
                 // The digest of the next proof would tell as much, and not why.
                 self.broken = Some(error.to_string());
             }
@@ -150,9 +283,12 @@ impl Image for TablesImage {
 
     fn is_as(&mut self, proof: &Proof) -> bool {
         let mut is_proven = |proof: &TableProof| {
-            let is_table = |table: &&mut ImageTable| table.logged.description.name() == proof.table;
-            let table = self.tables.iter_mut().find(is_table);
-            table.is_some_and(|table| table.writer.sum() == proof.rows)
+            let mut tables = self.tables.iter_mut();
+            let table = tables.find(|table| table.name == proof.table);
+            table.is_some_and(|table| match &mut table.writer {
+                Some(writer) => writer.sum() == proof.rows,
+                None => true,
+            })
         };
         let are_proven = proof.tables.iter().all(&mut is_proven);
         self.broken.is_none() && are_proven && proof.tables.len() == self.tables.len()
@@ -163,7 +299,7 @@ impl Image for TablesImage {
 mod tests {
     use super::*;
     use crate::digest::{Digest, RangeSum, RowDigester, key_digest, salted};
-    use crate::log::{RowOp, TableName};
+    use crate::log::RowOp;
     use crate::table_cache::{Column, KeyBuf, TableShape};
     use crate::value::CellType;
 
@@ -195,7 +331,7 @@ mod tests {
     }
 
     fn proof(image: &TablesImage) -> Proof {
-        let tables = image.tables().map(|table| {
+        let tables = image.cells().iter().map(|table| {
             let mut rows = RangeSum::default();
             let cache = table.cache.read();
             let mut digester = RowDigester::new(cache.shape());
@@ -217,7 +353,7 @@ mod tests {
     // A row that was removed and added again while the relay read its rows.
     #[tokio::test]
     async fn a_row_may_stand_in_a_snapshot_twice() {
-        let mut image = TablesImage::default();
+        let mut image = TablesImage::new(Box::new(CellCaches::default()), None);
         for _ in ["into empty caches", "over the same rows"] {
             load(&mut image, &[(1, 10), (2, 20), (1, 11)]).await;
             assert_eq!(image.broken(), None);
@@ -242,7 +378,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_sum_follows_each_change() {
-        let mut image = TablesImage::default();
+        let mut image = TablesImage::new(Box::new(CellCaches::default()), None);
         load(&mut image, &[(1, 10), (2, 20), (3, 30)]).await;
         let before = proof(&image);
         assert!(image.is_as(&before));

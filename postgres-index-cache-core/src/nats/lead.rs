@@ -9,6 +9,7 @@
 //!
 //! The supervisor is polled in every turn, so PostgreSQL's notification queue never waits for NATS.
 
+mod questions;
 mod recovery;
 mod snapshots;
 
@@ -21,8 +22,8 @@ use super::row_ops::{Batch, bytes_of, row_json, row_op};
 use super::snapshot::{self, SnapshotInfo};
 use super::stream::NatsLog;
 use crate::log::{
-    DeferredKeys, Position, Proof, RowChanges, RowOp, Sequence, TableName, TableProof, Writer,
-    WriterInput, WriterOutput,
+    DeferredKeys, Proof, RowChanges, RowOp, Sequence, TableName, TableProof, Writer, WriterInput,
+    WriterOutput,
 };
 use crate::postgres::error_chain::chain;
 use crate::postgres::{DriverEvent, SupervisedTable, Supervisor, SupervisorEvent, TableConfig};
@@ -30,6 +31,7 @@ use crate::sync::{Backoff, FenceId, State, TableId};
 use crate::table_cache::KeyBuf;
 use async_nats::{Subject, Subscriber};
 use futures_util::StreamExt as _;
+use questions::Questions;
 use recovery::Look;
 use snapshots::{Due, Snapshotting};
 use std::time::{Duration, Instant};
@@ -87,9 +89,8 @@ pub(super) struct Lead<T: SupervisedTable> {
     recovery: Option<JoinHandle<Look>>,
     /// Whether the server has forgotten the name of its last entry.
     has_forgotten: bool,
-    questions: Subscriber,
-    /// The inboxes of questions that no fence was asked for yet.
-    asked: Vec<Subject>,
+    asking: Subscriber,
+    questions: Questions,
     /// The fence that is waited for, and the inboxes of the questions that it answers.
     fence: Option<(FenceId, Vec<Subject>)>,
     beat_at: Instant,
@@ -126,7 +127,8 @@ impl<T: SupervisedTable> Lead<T> {
     ) -> Result<Self, LogError> {
         let now = Instant::now();
         Ok(Self {
-            questions: log.questions().await?,
+            asking: log.questions().await?,
+            questions: Questions::new(),
             appender: Some(Appender::start(log.clone(), last)),
             log,
             connect,
@@ -136,7 +138,6 @@ impl<T: SupervisedTable> Lead<T> {
             writer,
             recovery: None,
             has_forgotten: false,
-            asked: Vec::new(),
             fence: None,
             beat_at: now,
             tables: Tables {
@@ -204,8 +205,11 @@ impl<T: SupervisedTable> Lead<T> {
             look = done(&mut self.recovery) => self.recovered(look),
             found = done(&mut self.looking) => self.take_look(found),
             put = done(&mut self.finishing) => self.take_snapshot(put),
-            question = self.questions.next(), if self.recovery.is_none() => match question {
-                Some(question) => self.take_question(question.reply),
+            () = self.questions.transactions.retry() => {
+                self.questions.transactions.ask_again(self.supervisor.driver_mut());
+            }
+            question = self.asking.next(), if self.recovery.is_none() => match question {
+                Some(question) => self.take_question(question),
                 // The connection is closed.
                 None => self.writer.handle(WriterInput::Disconnected, Instant::now()),
             },
@@ -327,7 +331,7 @@ impl<T: SupervisedTable> Lead<T> {
             return;
         }
         if !is_live {
-            let asked = std::mem::take(&mut self.asked);
+            let asked = std::mem::take(&mut self.questions.asked);
             self.answer(asked, None);
         }
         let why = if is_live {
@@ -340,36 +344,11 @@ impl<T: SupervisedTable> Lead<T> {
         let _ = self.events.send(RelayEvent::Live { is_live, why });
     }
 
-    /// Takes a question. Whoever asks while nothing can be proven is told so at once, and asks again:
-    /// questions of days would fill the memory.
-    fn take_question(&mut self, inbox: Option<Subject>) {
-        /// The nodes of which one fence answers the questions.
-        const MOST: usize = 100_000;
-        if self.tables.is_live && self.asked.len() < MOST {
-            self.asked.extend(inbox);
-        } else {
-            self.answer(inbox.into_iter().collect(), None);
-        }
-    }
-
-    /// Answers questions with the position of a proof; `None` if nothing can be proven now.
-    fn answer(&self, inboxes: Vec<Subject>, position: Option<Position>) {
-        if inboxes.is_empty() {
-            return;
-        }
-        let log = self.log.clone();
-        // NATS may take no message for a while. The nodes wait for the proof itself in any case.
-        tokio::spawn(async move {
-            for inbox in inboxes {
-                log.answer(inbox, position).await;
-            }
-        });
-    }
-
     /// Does what is due: proofs, a new term for altered tables, a snapshot.
     fn go_on(&mut self) {
         let now = Instant::now();
         self.begin_again_if_altered(now);
+        self.answer_questions();
         self.prove(now);
         self.ask_for_fence(now);
         self.begin_snapshot();
@@ -418,12 +397,12 @@ impl<T: SupervisedTable> Lead<T> {
 
     /// Asks for a fence for all questions that have come, and for the heartbeat.
     fn ask_for_fence(&mut self, now: Instant) {
-        let is_due = !self.asked.is_empty() || self.beat_at <= now;
+        let is_due = !self.questions.asked.is_empty() || self.beat_at <= now;
         if self.fence.is_some() || !is_due {
             return;
         }
         match self.supervisor.driver_mut().ask_for_fence() {
-            Ok(fence) => self.fence = Some((fence, std::mem::take(&mut self.asked))),
+            Ok(fence) => self.fence = Some((fence, std::mem::take(&mut self.questions.asked))),
             Err(error) => self.ended = Some(Ended::Failed(chain(&error))),
         }
     }

@@ -15,12 +15,14 @@
 
 use super::error::LogError;
 use super::names::LogName;
-use crate::log::{Entry, Position, Sequence};
+use super::question::{Question, REACHED, RelayReport};
+use crate::log::{Entry, Position, Sequence, TableName};
+use crate::transaction::TransactionToken;
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishAckFuture, PublishError};
 use async_nats::jetstream::stream::{
     self, DirectGetErrorKind, DiscardPolicy, RawMessageErrorKind, Republish, StorageType, Stream,
 };
-use async_nats::{Client, HeaderMap, Subscriber, header, jetstream};
+use async_nats::{Client, HeaderMap, Request, Subscriber, header, jetstream};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use std::sync::Arc;
@@ -32,6 +34,16 @@ const STREAM_NOT_FOUND: u64 = 10_059;
 
 /// How long NATS may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long whoever writes the log may take to answer that a transaction is reached. That relay
+/// answers before, and is asked again.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(8);
+
+/// How long a comparison with a table may take.
+const VERIFY_PATIENCE: Duration = Duration::from_secs(3600);
+
+/// The wait before a question is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The streams of a log, for the relay that makes them.
 #[derive(Debug, Clone, Copy)]
@@ -381,9 +393,39 @@ impl NatsLog {
     /// Asks whoever writes the log for a fence. Returns the position of the proof; `None` if nobody
     /// can prove anything now.
     pub(super) async fn ask(&self, patience: Duration) -> Option<Position> {
-        let answer = self.client.request(self.name.ask(), Bytes::new());
-        let answer = tokio::time::timeout(patience, answer).await.ok()?.ok()?;
-        std::str::from_utf8(&answer.payload).ok()?.parse().ok()
+        let answer = self.request(&Question::Fence, patience).await?;
+        std::str::from_utf8(&answer).ok()?.parse().ok()
+    }
+
+    /// Waits until everything that a transaction has committed is in the caches of whoever writes
+    /// the log. Without end if nobody does.
+    pub(crate) async fn until_reached(&self, transaction: TransactionToken) {
+        let question = Question::Transaction(transaction);
+        loop {
+            match self.request(&question, ANSWER_PATIENCE).await {
+                Some(answer) if *answer == *REACHED => return,
+                _ => tokio::time::sleep(ASK_AGAIN).await,
+            }
+        }
+    }
+
+    /// Asks whoever writes the log to compare the cache of a table with the table.
+    pub(crate) async fn verify(&self, table: &TableName) -> RelayReport {
+        let question = Question::Verify(table.clone());
+        let answer = self.request(&question, VERIFY_PATIENCE).await;
+        let report = answer.and_then(|answer| serde_json::from_slice(&answer).ok());
+        report.unwrap_or_else(|| {
+            RelayReport::inconclusive("no relay has compared the table".to_string())
+        })
+    }
+
+    /// Asks a question. Returns the answer; `None` if there is none in time.
+    async fn request(&self, question: &Question, patience: Duration) -> Option<Bytes> {
+        let request = Request::new()
+            .payload(question.to_json().into())
+            .timeout(Some(patience));
+        let answer = self.client.send_request(self.name.ask(), request).await;
+        Some(answer.ok()?.payload)
     }
 
     /// Listens for the questions of nodes.
@@ -394,10 +436,9 @@ impl NatsLog {
     }
 
     /// Answers a question of a node.
-    pub(super) async fn answer(&self, inbox: async_nats::Subject, position: Option<Position>) {
-        let text = position.map_or_else(String::new, |position| position.to_string());
+    pub(super) async fn answer(&self, inbox: async_nats::Subject, answer: Bytes) {
         // Whoever gets no answer asks again.
-        if let Err(error) = self.client.publish(inbox, text.into()).await {
+        if let Err(error) = self.client.publish(inbox, answer).await {
             tracing::debug!(%error, "a question was not answered");
         }
     }

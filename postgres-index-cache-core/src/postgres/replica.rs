@@ -21,6 +21,8 @@ mod health;
 mod metrics;
 mod model_needs;
 mod objects;
+#[cfg(feature = "nats")]
+mod over_nats;
 mod publisher;
 mod settle;
 mod status;
@@ -37,4 +39,8 @@ pub use events::{Events, ReplicaEvent};
 pub use handle::{ReadGuard, Replica, ReplicaTable};
 pub use health::{Health, TableHealth};
 pub use objects::{ObjectStats, Objects};
+#[cfg(feature = "nats")]
+pub use over_nats::NatsReplicaBuilder;
 pub use status::{ReplicaStatus, Stats};
+#[cfg(feature = "nats")]
+pub(crate) use waiters::{TransactionWaiters, Wait};

@@ -15,6 +15,7 @@ mod forged;
 mod health;
 mod listening;
 mod objects;
+mod over_nats;
 mod reference;
 mod relay;
 mod replica;

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 /// A table with announced changes, and another one.
-async fn shop() -> Database {
+pub(crate) async fn shop() -> Database {
     let database = Database::with(
         "CREATE TABLE kv (id int PRIMARY KEY, v text, j jsonb);
          CREATE TABLE orders (customer int, number int, total numeric, PRIMARY KEY (customer, number));
@@ -30,7 +30,7 @@ async fn shop() -> Database {
 }
 
 /// A relay in a task.
-struct Running {
+pub(crate) struct Running {
     task: JoinHandle<()>,
     events: mpsc::UnboundedReceiver<RelayEvent>,
 }
@@ -46,7 +46,7 @@ fn name() -> LogName {
 }
 
 /// Starts a relay of the two tables.
-fn relay(database: &Database, nats: &Nats) -> Running {
+pub(crate) fn relay(database: &Database, nats: &Nats) -> Running {
     let url = nats.url();
     let connect: ConnectNats = Arc::new(move || {
         let url = url.clone();
@@ -82,7 +82,7 @@ fn relay(database: &Database, nats: &Nats) -> Running {
 
 impl Running {
     /// Waits for an event of which `is_it` is true.
-    async fn until(&mut self, is_it: impl Fn(&RelayEvent) -> bool) {
+    pub(crate) async fn until(&mut self, is_it: impl Fn(&RelayEvent) -> bool) {
         let wait = async {
             let mut before = Vec::new();
             loop {

@@ -68,7 +68,7 @@ impl<T: SupervisedTable> Lead<T> {
             found,
             last,
         } = look;
-        self.questions = questions;
+        self.asking = questions;
         self.log = log.clone();
         let is_nameless = found.end.is_none() || std::mem::take(&mut self.has_forgotten);
         self.appender = Some(Appender::start(log, is_nameless.then_some(last)));

@@ -4,7 +4,10 @@ use crate::table_cache::KeyBuf;
 use std::collections::HashSet;
 
 /// The way in which a cache and its table differ in one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 pub enum FindingKind {
     /// The table has the row, and the cache does not.
     Missing,

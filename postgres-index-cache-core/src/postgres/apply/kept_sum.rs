@@ -1,6 +1,7 @@
 //! [`KeptSum`]: the sum of the digests of a cache's rows, kept in step with each change.
 //!
-//! A relay publishes the sum, and each node compares its own. To add up all rows takes a second for
+//! A relay publishes the sum, and each node compares its own. Rows that do not fit a node's model
+//! are rows of the table all the same, and count. To add up all rows takes a second for
 //! a million of them, so the sum is corrected by the rows that change.
 
 use super::sink::CacheSink;
@@ -30,7 +31,7 @@ impl KeptSum {
             return;
         };
         for key in keys {
-            if let Some(row) = cache.row_digest(&mut self.digester, key) {
+            if let Some(row) = digest_of(cache, &mut self.digester, key) {
                 sum.remove(entry(key_digest(key), row));
             }
         }
@@ -42,7 +43,7 @@ impl KeptSum {
             return;
         };
         for key in keys {
-            if let Some(row) = cache.row_digest(&mut self.digester, key) {
+            if let Some(row) = digest_of(cache, &mut self.digester, key) {
                 sum.add(entry(key_digest(key), row));
             }
         }
@@ -55,9 +56,17 @@ impl KeptSum {
             let mut sum = RangeSum::default();
             let mut add = |key, row| sum.add(entry(key, row));
             cache.visit_digests(digester, 0, usize::MAX, &mut add);
+            cache.visit_kept_out(&mut add);
             sum
         })
     }
+}
+
+/// Returns the digest of the row with this key, whether the row fits a model or is kept out.
+fn digest_of<C: CacheSink>(cache: &C, digester: &mut RowDigester, key: &KeyBuf) -> Option<Digest> {
+    cache
+        .row_digest(digester, key)
+        .or_else(|| cache.kept_out_digest(key))
 }
 
 /// Returns the part of the sum that stands for one row. The log shows all rows to whoever reads the

@@ -17,7 +17,7 @@ pub(crate) use self::decoder::{ModelDecoder, ModelRow};
 
 use self::key_codec::KeyCodec;
 use super::finding::{ComparisonReport, Finding, FindingKind};
-use super::sink::{CacheSink, RowChangeKind, RowEvent, WriteMode};
+use super::sink::{CacheSink, MisfitRow, RowChangeKind, RowEvent, WriteMode};
 use super::watch::{Told, Watch};
 use super::written::{WriteListener, WriteListeners};
 use crate::digest::{Digest, RowDigester, digest_of_key};
@@ -87,9 +87,11 @@ struct Misfit<T: CacheModel> {
     why: Arc<str>,
     /// The value of [`ModelCache::loads`] when the row came last.
     seen_in: u64,
-    /// The digest of a row that became a model, and that the cache could not store: its index
-    /// functions panicked, or another row has its key. `None` if the row became no model.
-    unstored: Option<Digest>,
+    /// The digest of the row.
+    digest: Digest,
+    /// Whether the row became a model, and the cache could not store it: its index functions
+    /// panicked, or another row has its key.
+    is_unstored: bool,
     /// The row itself, if another row has its key in the model: it is taken in when that one goes.
     rival: Option<Box<ModelRow<T>>>,
 }
@@ -281,7 +283,12 @@ impl<T: Model> ModelCache<T> {
         if self.on_misfit == OnMisfit::Refuse {
             return Err(StoreError::Model(why));
         }
-        self.keep_out(cells, why.into(), events);
+        let misfit = MisfitRow {
+            key: cells.clone(),
+            digest: row.digest,
+            why: why.into(),
+        };
+        self.keep_out(misfit, events);
         let rival = match row.row.take() {
             Some(model) => guarded(|| row.key.clone()).ok().map(|key| {
                 Box::new(ModelRow {
@@ -295,7 +302,7 @@ impl<T: Model> ModelCache<T> {
         };
         self.has_rivals |= rival.is_some();
         if let Some(misfit) = self.out.get_mut(cells) {
-            misfit.unstored = Some(row.digest);
+            misfit.is_unstored = true;
             misfit.rival = rival;
         }
         Ok(Upserted::Unchanged)
@@ -509,12 +516,13 @@ impl<T: Model> CacheSink for ModelCache<T> {
         self.take_out(key, events);
     }
 
-    fn keep_out(&mut self, key: &KeyBuf, why: Arc<str>, mut events: Option<&mut Vec<RowEvent>>) {
-        self.take_out(key, events.as_deref_mut());
+    fn keep_out(&mut self, row: MisfitRow, mut events: Option<&mut Vec<RowEvent>>) {
+        let MisfitRow { key, digest, why } = row;
+        self.take_out(&key, events.as_deref_mut());
         // A row whose reason is kept keeps that place, also while there are more than a thousand.
         let has_cause = self
             .out
-            .get(key)
+            .get(&key)
             .is_some_and(|before| !before.why.is_empty());
         let kept = if has_cause || self.out.len() < CAUSES_KEPT {
             Arc::clone(&why)
@@ -526,7 +534,8 @@ impl<T: Model> CacheSink for ModelCache<T> {
             Misfit {
                 why: kept,
                 seen_in: self.loads,
-                unstored: None,
+                digest,
+                is_unstored: false,
                 rival: None,
             },
         );
@@ -536,7 +545,7 @@ impl<T: Model> CacheSink for ModelCache<T> {
         let is_news = before.is_none_or(|before| !before.why.is_empty() && before.why != why);
         if let Some(events) = events.filter(|_| is_news) {
             events.push(RowEvent::Misfit {
-                key: self.name(key),
+                key: self.name(&key),
                 why,
                 by: None,
             });
@@ -611,7 +620,7 @@ impl<T: Model> CacheSink for ModelCache<T> {
                 Some(misfit) => {
                     // A comparison does not ask the model for index values: a row with the digest
                     // of one that could not be stored is kept out rightly.
-                    if misfit.unstored == Some(row.digest) {
+                    if misfit.is_unstored && misfit.digest == row.digest {
                         report.kept_out += 1;
                     } else {
                         report.find(FindingKind::Stale, |kind| self.finding(kind, &cells));
@@ -658,8 +667,14 @@ impl<T: Model> CacheSink for ModelCache<T> {
         Some(Digest::of_bytes(digest))
     }
 
-    fn is_kept_out(&self, key: &KeyBuf) -> bool {
-        self.out.contains_key(key)
+    fn kept_out_digest(&self, key: &KeyBuf) -> Option<Digest> {
+        self.out.get(key).map(|misfit| misfit.digest)
+    }
+
+    fn visit_kept_out(&self, visit: &mut dyn FnMut(Digest, Digest)) {
+        for (key, misfit) in &self.out {
+            visit(digest_of_key(key.cells()), misfit.digest);
+        }
     }
 
     fn kept_out_keys(&self, most: usize) -> Vec<Digest> {

@@ -73,8 +73,19 @@ pub(crate) enum RowEvent {
 pub(crate) enum Decoded<R> {
     /// The row, as the cache takes it.
     Row(R),
-    /// The row with this key does not fit the application's model and is to be kept out.
-    Misfit { key: KeyBuf, why: Arc<str> },
+    /// The row does not fit the application's model and is to be kept out.
+    Misfit(MisfitRow),
+}
+
+/// A row that does not fit the application's model.
+#[derive(Debug, Clone)]
+pub(crate) struct MisfitRow {
+    /// The key of the row.
+    pub(crate) key: KeyBuf,
+    /// The digest of the row's cells.
+    pub(crate) digest: Digest,
+    /// The reason why the row does not fit.
+    pub(crate) why: Arc<str>,
 }
 
 /// The way in which a row is put into a cache.
@@ -156,9 +167,9 @@ pub(crate) trait CacheSink: Send + Sync + 'static {
     /// Removes the row with this key, if there is one, and records the change in `events`.
     fn remove(&mut self, key: &KeyBuf, events: Option<&mut Vec<RowEvent>>);
 
-    /// Keeps out the row with this key, which does not fit for the reason `why`. The row that the
-    /// cache has under the key is removed. Does nothing in a cache that takes every row.
-    fn keep_out(&mut self, _key: &KeyBuf, _why: Arc<str>, _events: Option<&mut Vec<RowEvent>>) {}
+    /// Keeps out a row that does not fit. The row that the cache has under the key is removed. Does
+    /// nothing in a cache that takes every row.
+    fn keep_out(&mut self, _row: MisfitRow, _events: Option<&mut Vec<RowEvent>>) {}
 
     /// Forgets the rows that were kept out, except those with these keys.
     fn retain_out(&mut self, _keys: &[KeyBuf]) {}
@@ -206,9 +217,17 @@ pub(crate) trait CacheSink: Send + Sync + 'static {
     fn row_digest(&self, digester: &mut RowDigester, key: &KeyBuf) -> Option<Digest>;
 
     /// Returns whether the row with this key is kept out.
-    fn is_kept_out(&self, _key: &KeyBuf) -> bool {
-        false
+    fn is_kept_out(&self, key: &KeyBuf) -> bool {
+        self.kept_out_digest(key).is_some()
     }
+
+    /// Returns the digest of the row with this key that is kept out; `None` if there is none.
+    fn kept_out_digest(&self, _key: &KeyBuf) -> Option<Digest> {
+        None
+    }
+
+    /// Passes the digests of key and row of each row that is kept out to `visit`.
+    fn visit_kept_out(&self, _visit: &mut dyn FnMut(Digest, Digest)) {}
 
     /// Returns the key digests of the rows that are kept out, at most `most` of them.
     fn kept_out_keys(&self, _most: usize) -> Vec<Digest> {

@@ -8,7 +8,7 @@ use super::digests::{DigestSource, SinkDigests};
 use super::finding::ComparisonReport;
 use super::history::{Came, RowHistory};
 use super::kept_sum::KeptSum;
-use super::sink::{CacheSink, Decoded, Notified, RowDecoder, RowEvent, WriteMode};
+use super::sink::{CacheSink, Decoded, MisfitRow, Notified, RowDecoder, RowEvent, WriteMode};
 use super::writer::{ApplyError, CacheWriter, FlushError, Flushed, Incoming};
 use crate::digest::RangeSum;
 #[cfg(feature = "nats")]
@@ -45,8 +45,8 @@ enum PendingOp<R> {
     Replace { old: KeyBuf, new: R },
     /// Remove the row of a key.
     Remove(KeyBuf),
-    /// Keep the row of a key out, since it does not fit the model.
-    KeepOut { key: KeyBuf, why: Arc<str> },
+    /// Keep a row out, since it does not fit the model.
+    KeepOut(MisfitRow),
     /// Remove every row but those of these keys.
     Clear(Vec<KeyBuf>),
 }
@@ -63,7 +63,7 @@ impl<R> PendingOp<R> {
                 let old = Some(old).filter(|old| **old != new).cloned();
                 Some(old.into_iter().chain([new]).collect())
             }
-            Self::Remove(key) | Self::KeepOut { key, .. } => Some(vec![key.clone()]),
+            Self::Remove(key) | Self::KeepOut(MisfitRow { key, .. }) => Some(vec![key.clone()]),
             Self::Begin { .. } | Self::Merge(_) | Self::End | Self::Clear(_) => None,
         }
     }
@@ -194,9 +194,7 @@ impl<C: CacheSink> SinkWriter<C> {
     fn merge_decoded(&mut self, decoded: Decoded<C::Row>) {
         let row = match decoded {
             Decoded::Row(row) => row,
-            Decoded::Misfit { key, why } => {
-                return self.push(PendingOp::KeepOut { key, why }, None);
-            }
+            Decoded::Misfit(misfit) => return self.push(PendingOp::KeepOut(misfit), None),
         };
         if let Some(Waiting {
             op: PendingOp::Merge(rows),
@@ -221,7 +219,9 @@ impl<C: CacheSink> SinkWriter<C> {
             report.rows += 1;
             match &decoded {
                 Decoded::Row(row) => self.cache.read().compare(row, seen, report),
-                Decoded::Misfit { key, .. } => self.cache.read().compare_misfit(key, seen, report),
+                Decoded::Misfit(misfit) => {
+                    self.cache.read().compare_misfit(&misfit.key, seen, report);
+                }
             }
         }
         if let Decoded::Row(row) = decoded {
@@ -270,7 +270,7 @@ impl<C: CacheSink> SinkWriter<C> {
                 PendingOp::Merge(_)
                 | PendingOp::Begin { .. }
                 | PendingOp::End
-                | PendingOp::KeepOut { .. }
+                | PendingOp::KeepOut(_)
                 | PendingOp::Clear(_) => {}
             }
         }
@@ -292,12 +292,12 @@ impl<C: CacheSink> SinkWriter<C> {
                 self.key = key;
                 PendingOp::Upsert(new)
             }
-            (Decoded::Misfit { key, why }, old) => {
+            (Decoded::Misfit(misfit), old) => {
                 // The new row is kept out, and the old one is gone all the same.
                 if let Some(old) = old {
                     self.push(PendingOp::Remove(old), Some(notified(change)));
                 }
-                PendingOp::KeepOut { key, why }
+                PendingOp::KeepOut(misfit)
             }
         })
     }
@@ -376,7 +376,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             .iter()
             .map(|row| match row {
                 Decoded::Row(row) => self.decoder.key_of(row),
-                Decoded::Misfit { key, .. } => key.clone(),
+                Decoded::Misfit(misfit) => misfit.key.clone(),
             })
             .collect();
         let asked = keys
@@ -394,7 +394,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         for row in rows {
             let op = match row {
                 Decoded::Row(row) => PendingOp::Upsert(row),
-                Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
+                Decoded::Misfit(misfit) => PendingOp::KeepOut(misfit),
             };
             self.push(op, None);
         }
@@ -491,6 +491,11 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             Some(error) => Err(error),
             None => Ok(Flushed::Done),
         }
+    }
+
+    #[cfg(feature = "nats")]
+    fn all_together(&mut self) {
+        self.changes_together = usize::MAX;
     }
 
     #[cfg(feature = "nats")]
@@ -616,7 +621,7 @@ fn apply_op<C: CacheSink>(
             put.map_err(FlushError::of_change)?;
         }
         PendingOp::Remove(key) => cache.remove(&key, events),
-        PendingOp::KeepOut { key, why } => cache.keep_out(&key, why, events),
+        PendingOp::KeepOut(misfit) => cache.keep_out(misfit, events),
         // Without events nobody needs to know the rows, and a cache is emptied at once.
         PendingOp::Clear(keep) if keep.is_empty() && events.is_none() => cache.clear(),
         // Mark and sweep, so that each row that is removed has an event.

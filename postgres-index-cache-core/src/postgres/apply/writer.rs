@@ -125,6 +125,11 @@ pub(crate) trait CacheWriter: Send {
     /// If a row cannot be stored. Nothing waits then, and the table must be reloaded.
     fn store_refetched(&mut self) -> Result<(), ApplyError>;
 
+    /// From now on applies all that waits under one hold of the lock: no reader sees a part of a
+    /// log's entry.
+    #[cfg(feature = "nats")]
+    fn all_together(&mut self);
+
     /// Makes a change that a log brings wait for the lock.
     ///
     /// # Errors

@@ -26,20 +26,53 @@ use tracing::Instrument as _;
 
 /// How many events are kept for a subscriber that is slow. Past it the oldest are counted and
 /// dropped.
-const EVENTS_KEPT: usize = 16_384;
+pub(super) const EVENTS_KEPT: usize = 16_384;
 
 /// The most answers to the fleet's questions in a second.
 const ANSWERS_PER_SECOND: u32 = 100;
 
 /// How many bytes the caches may take unless [`ReplicaBuilder::max_memory`] says otherwise.
-const MAX_MEMORY: usize = 4 << 30;
+pub(super) const MAX_MEMORY: usize = 4 << 30;
 
-/// A table that the replica is to have.
-struct RequestedTable {
-    name: Arc<str>,
-    needs: ModelNeeds,
+/// A table that a replica is to have.
+pub(super) struct RequestedTable {
+    pub(super) name: Arc<str>,
+    pub(super) needs: ModelNeeds,
     /// Makes the function that makes the table's writers.
-    make_writer: Box<dyn FnOnce(OnMisfit) -> MakeWriter + Send + Sync>,
+    pub(super) make_writer: Box<dyn FnOnce(OnMisfit) -> MakeWriter + Send + Sync>,
+}
+
+impl RequestedTable {
+    /// Requests a table for the place `at` of the replica with this number. Returns the request and
+    /// the application's handle.
+    pub(super) fn new<T: Model>(name: &str, at: usize, replica: u64) -> (Self, ReplicaTable<T>) {
+        let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::default())));
+        let table = ReplicaTable {
+            cache: Arc::clone(&cache),
+            at,
+            replica,
+        };
+        let make_writer = move |on_misfit| -> MakeWriter {
+            *cache.write() = ModelCache::new(on_misfit);
+            Box::new(move |shape| {
+                cache.write().take_rows_of(shape);
+                let decoder = ModelDecoder::<T>::new(Arc::clone(shape), on_misfit);
+                Box::new(SinkWriter::new(Arc::clone(&cache), decoder))
+            })
+        };
+        let requested = Self {
+            name: name.into(),
+            needs: ModelNeeds::of::<T>(),
+            make_writer: Box::new(make_writer),
+        };
+        (requested, table)
+    }
+}
+
+/// Returns a number that no other replica of the process has.
+pub(super) fn next_number() -> u64 {
+    static REPLICAS: AtomicU64 = AtomicU64::new(0);
+    REPLICAS.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The tables and options of a replica that is to be opened.
@@ -84,7 +117,6 @@ impl Replica {
     /// Returns a builder for a replica that connects by `connector`, for example a
     /// [`tokio_postgres::Config`].
     pub fn builder(connector: impl Connector + 'static) -> ReplicaBuilder {
-        static REPLICAS: AtomicU64 = AtomicU64::new(0);
         ReplicaBuilder {
             open: open_with(connector),
             tables: Vec::new(),
@@ -94,7 +126,7 @@ impl Replica {
             on_misfit: OnMisfit::default(),
             name: None,
             answers: true,
-            number: REPLICAS.fetch_add(1, Ordering::Relaxed),
+            number: next_number(),
         }
     }
 }
@@ -113,25 +145,8 @@ impl ReplicaBuilder {
     /// model tells its columns, the others are not read, and changes of their values are nothing to
     /// the cache.
     pub fn table<T: Model>(&mut self, name: &str) -> ReplicaTable<T> {
-        let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::default())));
-        let table = ReplicaTable {
-            cache: Arc::clone(&cache),
-            at: self.tables.len(),
-            replica: self.number,
-        };
-        let make_writer = move |on_misfit| -> MakeWriter {
-            *cache.write() = ModelCache::new(on_misfit);
-            Box::new(move |shape| {
-                cache.write().take_rows_of(shape);
-                let decoder = ModelDecoder::<T>::new(Arc::clone(shape), on_misfit);
-                Box::new(SinkWriter::new(Arc::clone(&cache), decoder))
-            })
-        };
-        self.tables.push(RequestedTable {
-            name: name.into(),
-            needs: ModelNeeds::of::<T>(),
-            make_writer: Box::new(make_writer),
-        });
+        let (requested, table) = RequestedTable::new(name, self.tables.len(), self.number);
+        self.tables.push(requested);
         table
     }
 
@@ -251,6 +266,8 @@ impl ReplicaBuilder {
             events,
             task: Mutex::new(Some(task)),
             number: self.number,
+            #[cfg(feature = "nats")]
+            is_over_log: false,
         })
     }
 
@@ -276,7 +293,7 @@ impl ReplicaBuilder {
 }
 
 /// Returns the program's file name.
-fn program_name() -> String {
+pub(super) fn program_name() -> String {
     let program = std::env::current_exe().ok();
     let stem = program.as_deref().and_then(Path::file_stem);
     stem.map_or_else(
@@ -286,12 +303,12 @@ fn program_name() -> String {
 }
 
 /// Returns the machine's name.
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     shortened(&gethostname::gethostname().to_string_lossy())
 }
 
 /// Returns the beginning of a name: an answer must fit into a notification.
-fn shortened(name: &str) -> String {
+pub(super) fn shortened(name: &str) -> String {
     name.chars().take(64).collect()
 }
 

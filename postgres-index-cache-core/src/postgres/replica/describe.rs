@@ -9,7 +9,7 @@ use crate::postgres::connection::session::Connector;
 use crate::postgres::connection::session::SessionPurpose;
 use crate::postgres::error_chain::chain;
 use crate::postgres::replica::error::ReplicaError;
-use crate::postgres::replica::model_needs::ModelNeeds;
+use crate::postgres::replica::model_needs::{ModelNeeds, OfferedTable};
 #[cfg(feature = "nats")]
 use crate::postgres::replica::supervisor::Describe;
 use crate::postgres::replica::supervisor::{Description, SupervisedTable, Unfollowed};
@@ -157,7 +157,7 @@ fn described(
         tracing::warn!("{notice}");
     }
     let sent = eligibility::sent(&table, announced.as_ref());
-    needs.check(&table, &sent)?;
+    needs.check(&OfferedTable::of_catalog(&table, &sent))?;
     let shape = eligibility::shape(&table, |column| {
         sent.contains(&column) && needs.reads(&column.name)
     })?;

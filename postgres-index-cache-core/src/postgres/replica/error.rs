@@ -1,5 +1,7 @@
 //! [`ReplicaError`]: why a replica could not be opened, or has ended.
 
+#[cfg(feature = "nats")]
+use crate::nats::LogError;
 use crate::postgres::connection::session::ConnectError;
 use crate::postgres::error::DriverError;
 use crate::postgres::replica::supervisor::{SupervisorError, Unfollowed};
@@ -54,6 +56,48 @@ pub enum ReplicaError {
         rows would grow old: install them without --on-change, or send all columns"
     )]
     UpdatesLeftOut(String),
+    /// Something could not be done with a log on NATS.
+    #[cfg(feature = "nats")]
+    #[error(transparent)]
+    Log(Arc<LogError>),
+    /// There is no log of this name on the NATS server.
+    #[cfg(feature = "nats")]
+    #[error("there is no log {0} on the NATS server: is this its name, and does its relay run?")]
+    NoLog(String),
+    /// A table is not one of a log's.
+    #[cfg(feature = "nats")]
+    #[error("the log {log} has no table {table}; it has {has}")]
+    #[non_exhaustive]
+    NotInLog {
+        /// The table that was asked for.
+        table: String,
+        /// The log.
+        log: String,
+        /// The tables that the log has.
+        has: String,
+    },
+    /// A name without a schema is that of several tables.
+    #[cfg(feature = "nats")]
+    #[error("the log {log} has a table {table} in several schemas: name the schema")]
+    #[non_exhaustive]
+    Ambiguous {
+        /// The table that was asked for.
+        table: String,
+        /// The log.
+        log: String,
+    },
+    /// The rows of a log cannot be kept: they do not fit the models, or take too much memory.
+    #[cfg(feature = "nats")]
+    #[error("the rows of the log cannot be kept: {0}")]
+    NotKept(String),
+    /// The connection to NATS was closed by the application.
+    #[cfg(feature = "nats")]
+    #[error("the connection to NATS was closed")]
+    ConnectionClosed,
+    /// A replica over a log cannot do what was asked for.
+    #[cfg(feature = "nats")]
+    #[error("a replica over a log cannot do this: {0}")]
+    NotOverLog(&'static str),
     /// The driver cannot go on: the server has refused something, or rows do not fit the model.
     #[error(transparent)]
     Driver(Arc<DriverError>),

@@ -132,6 +132,9 @@ pub struct Replica {
     pub(super) task: Mutex<Option<JoinHandle<()>>>,
     /// The number that the replica's tables have.
     pub(super) number: u64,
+    /// Whether the replica follows a log, and not PostgreSQL itself.
+    #[cfg(feature = "nats")]
+    pub(super) is_over_log: bool,
 }
 
 impl fmt::Debug for Replica {
@@ -512,6 +515,13 @@ impl Replica {
         weigh: impl Fn(&O) -> usize + Send + Sync + 'static,
     ) -> Result<Objects<T, O>, Arc<ReplicaError>> {
         self.check_own(table)?;
+        #[cfg(feature = "nats")]
+        if self.is_over_log {
+            return Err(Arc::new(ReplicaError::NotOverLog(
+                "a log does not say that a row was written whose columns are the same as before, \
+                and an object may have others",
+            )));
+        }
         {
             let status = self.status.lock();
             if status.telling[table.at].leaves_out_updates {

@@ -1,4 +1,5 @@
 //! [`ModelNeeds`]: whether a table has what a model reads.
+//! [`OfferedTable`]: the table, as the catalogue or a log describes it.
 
 use crate::model::{CacheModel, FieldKind, ModelColumn};
 use crate::postgres::replica::error::ReplicaError;
@@ -6,6 +7,55 @@ use crate::postgres::schema::catalog::{CatalogColumn, CatalogTable};
 use crate::value::CellType;
 use std::any::TypeId;
 use uuid::Uuid;
+
+/// A table as it is offered to a model.
+pub(super) struct OfferedTable<'a> {
+    /// The name for people.
+    pub(super) name: String,
+    /// The columns of the key; `None` if the table has none.
+    pub(super) key: Option<&'a [String]>,
+    pub(super) columns: Vec<OfferedColumn<'a>>,
+}
+
+/// A column of a table as it is offered to a model.
+pub(super) struct OfferedColumn<'a> {
+    pub(super) name: &'a str,
+    pub(super) kind: CellType,
+    pub(super) is_array: bool,
+    /// The type's name for people.
+    pub(super) type_name: String,
+    /// Whether the triggers send the column.
+    pub(super) is_sent: bool,
+}
+
+impl<'a> OfferedTable<'a> {
+    /// Offers a table of the catalogue, of which the triggers send the columns `sent`.
+    pub(super) fn of_catalog(table: &'a CatalogTable, sent: &[&CatalogColumn]) -> Self {
+        let column = |column: &'a CatalogColumn| OfferedColumn {
+            name: &column.name,
+            kind: column.kind,
+            is_array: column.is_array,
+            type_name: column.type_name.clone(),
+            is_sent: sent.iter().any(|sent| sent.name == column.name),
+        };
+        Self {
+            name: table.display_name(),
+            key: table.key.as_ref().map(|key| key.columns.as_slice()),
+            columns: table.columns.iter().map(column).collect(),
+        }
+    }
+
+    fn column(&self, name: &str) -> Option<&OfferedColumn<'a>> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Returns whether the key is one column of type uuid.
+    fn has_uuid_key(&self) -> bool {
+        let Some([only]) = self.key else { return false };
+        self.column(only)
+            .is_some_and(|column| column.kind == CellType::Uuid)
+    }
+}
 
 /// What a model needs of its table, as far as the model tells.
 #[derive(Debug, Clone, Copy)]
@@ -46,38 +96,33 @@ impl ModelNeeds {
             .is_none_or(|columns| columns.iter().any(|read| read.column == column))
     }
 
-    /// Checks that the table has what the model needs. `sent` are the columns that the triggers
-    /// send.
+    /// Checks that the table has what the model needs.
     ///
     /// # Errors
     /// If the table has not, with every column that is wrong.
-    pub(super) fn check(
-        &self,
-        table: &CatalogTable,
-        sent: &[&CatalogColumn],
-    ) -> Result<(), ReplicaError> {
+    pub(super) fn check(&self, table: &OfferedTable<'_>) -> Result<(), ReplicaError> {
         let mut wrong: Vec<String> = self.key_problem(table).into_iter().collect();
         for column in self.columns.unwrap_or_default() {
-            wrong.extend(column_problem(column, table, sent));
+            wrong.extend(column_problem(column, table));
         }
         if !wrong.is_empty() {
             return Err(ReplicaError::ModelUnfit {
                 model: self.model,
-                table: table.display_name(),
+                table: table.name.clone(),
                 wrong: wrong.join("; "),
             });
         }
         // A model that tells the columns of its key may have a uuid that stands in a text.
-        if self.key_is_uuid && self.key_columns.is_none() && !has_uuid_key(table) {
-            return Err(ReplicaError::KeyNotUuid(table.display_name()));
+        if self.key_is_uuid && self.key_columns.is_none() && !table.has_uuid_key() {
+            return Err(ReplicaError::KeyNotUuid(table.name.clone()));
         }
         Ok(())
     }
 
     /// Returns what is wrong with the key, if the model tells the columns of its key.
-    fn key_problem(&self, table: &CatalogTable) -> Option<String> {
+    fn key_problem(&self, table: &OfferedTable<'_>) -> Option<String> {
         let wanted = self.key_columns?;
-        let key = &table.key.as_ref()?.columns;
+        let key = table.key?;
         let is_same = key.iter().map(String::as_str).eq(wanted.iter().copied());
         (!is_same).then(|| {
             format!(
@@ -89,21 +134,8 @@ impl ModelNeeds {
     }
 }
 
-/// Returns whether the key of a table is one column of type uuid.
-fn has_uuid_key(table: &CatalogTable) -> bool {
-    let key = table.key.as_ref().map(|key| key.columns.as_slice());
-    let Some([only]) = key else { return false };
-    table
-        .column(only)
-        .is_some_and(|column| column.kind == CellType::Uuid)
-}
-
 /// Returns what is wrong with the column of a field.
-fn column_problem(
-    needed: &ModelColumn,
-    table: &CatalogTable,
-    sent: &[&CatalogColumn],
-) -> Option<String> {
+fn column_problem(needed: &ModelColumn, table: &OfferedTable<'_>) -> Option<String> {
     let ModelColumn {
         field,
         column,
@@ -114,7 +146,7 @@ fn column_problem(
     let Some(found) = table.column(column) else {
         return (!is_optional).then(|| format!("the field {field}: there is no column {column}"));
     };
-    if !sent.iter().any(|sent| sent.name == column) {
+    if !found.is_sent {
         return (!is_optional)
             .then(|| format!("the field {field}: the triggers do not send the column {column}"));
     }

@@ -9,9 +9,9 @@ use tokio::sync::oneshot;
 
 /// How a transaction is waited for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wait {
+pub(crate) struct Wait {
     /// Whether the caller knows that the transaction has ended.
-    pub(super) has_ended: bool,
+    pub(crate) has_ended: bool,
 }
 
 /// A fence that is waited for.
@@ -116,7 +116,7 @@ fn has_transaction(driver: &Driver, table: Option<usize>, transaction: Transacti
 ///
 /// A fence is asked for with each question. If the transaction is in progress then, one fence after
 /// another is asked for, for all of them together.
-pub(super) struct TransactionWaiters {
+pub(crate) struct TransactionWaiters {
     waiters: Vec<TransactionWaiter>,
     /// When the next fence is asked for; `None` if nobody needs one.
     retry_at: Option<Instant>,
@@ -130,7 +130,7 @@ impl TransactionWaiters {
     /// The longest wait. It bounds what tokens cost that somebody has made up.
     const LONGEST: Duration = Duration::from_millis(250);
 
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             waiters: Vec::new(),
             retry_at: None,
@@ -143,7 +143,7 @@ impl TransactionWaiters {
     ///
     /// Those who asked before are answered first: whoever is told of a transaction may rely on what
     /// was committed before it being known as well.
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &mut self,
         transaction: TransactionToken,
         table: Option<usize>,
@@ -171,7 +171,7 @@ impl TransactionWaiters {
     }
 
     /// Answers those whose transactions are reached, and sets when to ask for a fence again.
-    pub(super) fn answer(&mut self, driver: &Driver) {
+    pub(crate) fn answer(&mut self, driver: &Driver) {
         for mut waiter in std::mem::take(&mut self.waiters) {
             match waiter.known(driver) {
                 Known::Reached => {
@@ -195,7 +195,7 @@ impl TransactionWaiters {
     }
 
     /// Waits until a fence is to be asked for again; for ever if nobody needs one.
-    pub(super) async fn retry(&self) {
+    pub(crate) async fn retry(&self) {
         match self.retry_at {
             Some(at) => tokio::time::sleep_until(at.into()).await,
             None => std::future::pending().await,
@@ -203,7 +203,7 @@ impl TransactionWaiters {
     }
 
     /// Asks for one more fence for all whose fences do not tell.
-    pub(super) fn ask_again(&mut self, driver: &mut Driver) {
+    pub(crate) fn ask_again(&mut self, driver: &mut Driver) {
         self.retry_at = None;
         let mut untold: Vec<(&mut TransactionWaiter, bool)> = Vec::new();
         for waiter in &mut self.waiters {

@@ -5,7 +5,7 @@ use super::{Model, OnMisfit};
 use crate::digest::{Digest, RowDigester};
 use crate::model::{CacheModel, guarded};
 use crate::postgres::apply::cells::query_of_columns;
-use crate::postgres::apply::sink::{Decoded, RowDecoder};
+use crate::postgres::apply::sink::{Decoded, MisfitRow, RowDecoder};
 use crate::postgres::error::ReadError;
 use crate::table_cache::{JsonNulls, KeyBuf, RowBuf, RowDeserializer, RowError, TableShape};
 use std::marker::PhantomData;
@@ -82,10 +82,11 @@ impl<T: Model> ModelDecoder<T> {
                     digest,
                 }))
             }
-            (Err(why), OnMisfit::Quarantine) => Ok(Decoded::Misfit {
+            (Err(why), OnMisfit::Quarantine) => Ok(Decoded::Misfit(MisfitRow {
                 key: cells,
+                digest,
                 why: why.into(),
-            }),
+            })),
             (Err(why), OnMisfit::Refuse) => Err(RowError::Malformed(format!(
                 "the row {} does not fit the model: {why}",
                 self.codec.name(&cells)
@@ -147,7 +148,7 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
         let decoded = self.decoded()?;
         let own = match &decoded {
             Decoded::Row(row) => self.key_of(row),
-            Decoded::Misfit { key, .. } => key.clone(),
+            Decoded::Misfit(misfit) => misfit.key.clone(),
         };
         if own == *key {
             Ok(decoded)

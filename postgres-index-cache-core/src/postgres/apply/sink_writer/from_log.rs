@@ -7,26 +7,20 @@ use crate::postgres::apply::writer::ApplyError;
 use crate::table_cache::JsonNulls;
 
 impl<C: CacheSink> SinkWriter<C> {
-    /// Applies all that waits under one hold of the lock: no reader sees a part of a log's entry.
-    pub(crate) fn all_together(mut self) -> Self {
-        self.changes_together = usize::MAX;
-        self
-    }
-
     /// Makes a change wait for the lock.
     pub(super) fn push_row_op(&mut self, op: &RowOp) -> Result<(), ApplyError> {
         let op = match op {
             RowOp::Upsert { id, row } => match self.decode(id, row)? {
                 Decoded::Row(row) => PendingOp::Upsert(row),
-                Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
+                Decoded::Misfit(misfit) => PendingOp::KeepOut(misfit),
             },
             RowOp::Replace { old_id, id, row } => {
                 let old = self.key_of(old_id)?;
                 match self.decode(id, row)? {
                     Decoded::Row(new) => PendingOp::Replace { old, new },
-                    Decoded::Misfit { key, why } => {
+                    Decoded::Misfit(misfit) => {
                         self.push(PendingOp::Remove(old), None);
-                        PendingOp::KeepOut { key, why }
+                        PendingOp::KeepOut(misfit)
                     }
                 }
             }
