@@ -10,7 +10,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use postgres_index_cache_core::tooling::nats::{
-    ConnectNats, Follow, FollowEvent, LogError, LogName, NatsLog,
+    ConnectNats, Follow, FollowEvent, LogError, LogName, LogNode, NatsLog,
 };
 use std::fmt;
 use std::path::PathBuf;
@@ -190,14 +190,44 @@ impl LogAddress {
         live.map_err(|error| self.explain(error))
     }
 
-    async fn until_live(&self, command: &str) -> anyhow::Result<Follow> {
+    /// Returns the nodes of the log that answer in this time, each with the time that the answer
+    /// took.
+    ///
+    /// # Errors
+    /// If NATS cannot be asked, or has no such log.
+    pub async fn call_roll(
+        &self,
+        command: &str,
+        patience: Duration,
+    ) -> anyhow::Result<Vec<(LogNode, Duration)>> {
+        let called = async {
+            let log = self.log(command).await?;
+            Ok(log.call_roll(patience).await?)
+        };
+        let nodes: Vec<(LogNode, Duration)> = called.await.map_err(|error| self.explain(error))?;
+        // A server that allows neither the question nor to hear the answers says so apart.
+        if nodes.is_empty() && self.said.lock().is_some() {
+            return Err(self.explain(anyhow!("the nodes of {self} cannot be asked")));
+        }
+        Ok(nodes)
+    }
+
+    /// Connects, and names the log.
+    ///
+    /// # Errors
+    /// If NATS cannot be reached, or has no such log.
+    async fn log(&self, command: &str) -> anyhow::Result<NatsLog> {
         let client = self.connect(command).await?;
         let log = NatsLog::new(client, self.name.clone()).await?;
         if !log.is_there().await? {
             let error = anyhow!("there is no log {self}");
             return Err(with_hint(error, "pgic relay makes it; is this its name?"));
         }
-        let mut follow = Follow::open(log).await?;
+        Ok(log)
+    }
+
+    async fn until_live(&self, command: &str) -> anyhow::Result<Follow> {
+        let mut follow = Follow::open(self.log(command).await?).await?;
         let mut failure = None;
         let mut give_up = Instant::now() + PATIENCE;
         let mut before = progress_of(&follow);

@@ -9,6 +9,7 @@
 //! - `names`, `stream`: the log as subjects and streams of NATS.
 //! - `description`: tables as a snapshot describes them.
 //! - `question`: what nodes ask the relay.
+//! - `roll`: what nodes say of themselves.
 //! - `snapshot`: rows in a compressed form, written by a relay and loaded by nodes.
 //! - `image`: the caches into which the log's rows go.
 //! - `follow`: drives [`Node`](crate::log::Node).
@@ -26,6 +27,7 @@ mod lead;
 mod names;
 mod question;
 mod relay;
+mod roll;
 mod row_ops;
 mod snapshot;
 mod stream;
@@ -33,10 +35,12 @@ mod turn_lock;
 
 pub use description::TableDescription;
 pub use error::LogError;
+pub(crate) use follow::random;
 pub use follow::{Follow, FollowEvent};
 pub(crate) use image::Caches;
 pub use image::LoggedTable;
 pub use names::{LogName, LogNameError};
 pub(crate) use question::RelayReport;
 pub use relay::{ConnectNats, Relay, RelayError, RelayEvent, RelayOptions};
+pub use roll::{LogNode, LogNodeTable};
 pub use stream::{LogStorage, NatsLog};

@@ -1,5 +1,7 @@
 //! `pgic nodes`: every node that keeps caches in step, by its own answer.
 
+mod of_log;
+
 use super::{Context, interrupted};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
@@ -27,6 +29,9 @@ use std::time::Duration;
 ///
 /// Any role can send answers. One that comes from another role or address than the session that it
 /// claims to be is shown as forged, with the process that sent it.
+///
+/// With --from, the nodes that follow the log of a relay are asked, over NATS. One that does not
+/// answer in time is not listed: nothing tells that it is there.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -37,6 +42,9 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_interval)]
     #[arg(requires = "watch")]
     pub every: Duration,
+    /// Ask the nodes that follow this log: nats://host:4222/shop
+    #[arg(long, value_name = "URL", conflicts_with = "watch")]
+    pub from: Option<String>,
     /// How long to wait for nodes that do not answer
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     pub timeout: Duration,
@@ -47,6 +55,7 @@ Examples:
   pgic nodes                       every node, and whether it is live
   pgic nodes -o json | jq 'select(.event == \"silent\" or .state != \"live\")'
   pgic nodes --watch
+  pgic nodes --from nats://localhost:4222/shop
 
 Exit codes:
   0  every node is live
@@ -63,6 +72,9 @@ const SHOWN_FORGED: usize = 10;
 /// # Errors
 /// If the server cannot be used.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(url) = &args.from {
+        return of_log::run(context, url, args.timeout).await;
+    }
     let server = context.server("nodes")?;
     let mut fleet = Fleet::open(&server).await?;
     if context.format == Format::Json {

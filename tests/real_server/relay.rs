@@ -3,6 +3,7 @@
 use crate::support::nats::Nats;
 use crate::support::schema::check_all;
 use crate::support::{DEADLINE, Database, Tail, execute, pgic, run};
+use postgres_index_cache_core::{CacheModel, Replica, ReplicaStatus, async_nats};
 use serde_json::Value;
 
 /// Two tables with announced changes.
@@ -123,6 +124,76 @@ async fn what_a_node_cannot_answer_is_refused() {
     assert!(ran.code == 2 && ran.stderr.contains("nosuch"), "{ran:?}");
 }
 
+/// A user as a node has it.
+#[derive(serde::Deserialize, CacheModel)]
+#[cache(table = "users")]
+struct User {
+    #[cache(key)]
+    id: uuid::Uuid,
+}
+
+/// Opens a replica of the users over the log.
+async fn open(client: async_nats::Client, name: &str) -> Replica {
+    let mut builder = Replica::over_nats(client, "shop");
+    builder.name(name);
+    builder.model::<User>();
+    let opened = tokio::time::timeout(DEADLINE, builder.open()).await;
+    opened.expect("in time").expect("a replica")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_listed_by_their_own_answers() {
+    let (database, nats) = (shop().await, Nats::start());
+    let url = nats.url();
+    let relay = relay(&database, &url);
+    let none = of_log(&url, &["nodes", "--timeout", "300ms"]);
+    assert!(
+        none.code == 1 && none.stdout.contains("no node has answered"),
+        "{none:?}"
+    );
+    let client = async_nats::connect(&url).await.expect("connect");
+    let first = open(client.clone(), "web-1").await;
+    let second = open(
+        async_nats::connect(&url).await.expect("connect"),
+        "web-\u{1b}[2J",
+    )
+    .await;
+    let ran = of_log(&url, &["nodes"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("2 nodes live"), "{ran:?}");
+    assert!(!ran.stdout.contains('\u{1b}'), "{ran:?}");
+    // Whatever else is published there is no node.
+    client
+        .publish("pgic.shop.node.forged", "{\"node\":1}".into())
+        .await
+        .expect("publish");
+    let events = of_log(&url, &["nodes", "-o", "json"]).json();
+    let node = &events[0];
+    assert_eq!(node["event"], "log-node", "{events:?}");
+    assert_eq!(
+        (&node["node"], &node["state"]),
+        (&"web-\u{1b}[2J".into(), &"live".into())
+    );
+    assert_eq!(node["tables"][0]["rows"], 500, "{node}");
+    assert_eq!(events.last().expect("the end")["live"], 2, "{events:?}");
+    drop(second);
+    drop(relay);
+    let mut status = first.events();
+    while !matches!(first.status(), ReplicaStatus::Stale { .. }) {
+        let event = tokio::time::timeout(DEADLINE, status.next()).await;
+        event.expect("an event");
+    }
+    let ran = of_log(&url, &["nodes"]);
+    assert!(
+        ran.code == 1
+            && ran
+                .stdout
+                .contains("web-1 stale: no relay has proven the rows")
+            && ran.stdout.contains("0 of 1 node live"),
+        "{ran:?}"
+    );
+}
+
 #[tokio::test]
 async fn rows_that_nobody_proves_are_not_shown() {
     let (database, nats) = (shop().await, Nats::start());
@@ -139,7 +210,7 @@ async fn rows_that_nobody_proves_are_not_shown() {
 
 /// The configuration in docs/relay.md gives relay and node what they need, and a node no right to
 /// write.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_documented_rights_suffice() {
     let page = include_str!("../../docs/relay.md");
     let start = page.find("```conf\n").expect("the configuration") + "```conf\n".len();
@@ -153,6 +224,19 @@ async fn the_documented_rights_suffice() {
     let node = nats.url_of("node", "n");
     let ran = of_log(&node, &["query", "users", "--count"]);
     assert_eq!(ran.stdout, "500\n", "{ran:?}");
+    // A node of an application, and whoever asks for the nodes.
+    let client = async_nats::ConnectOptions::with_user_and_password("node".into(), "n".into());
+    let client = client.connect(nats.url()).await.expect("connect as a node");
+    let replica = open(client, "web-1").await;
+    let ran = of_log(&nats.url_of("relay", "r"), &["nodes"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("1 node live"), "{ran:?}");
+    let ran = of_log(&node, &["nodes"]);
+    assert!(
+        ran.code == 2 && ran.stderr.contains("Permissions Violation"),
+        "{ran:?}"
+    );
+    replica.shutdown().await;
     // The error names the right that is missing.
     let ran = database.pgic(&["relay", "users", "--to", &format!("{node}/other")]);
     assert!(

@@ -648,6 +648,6 @@ pub(super) fn random_share() -> f64 {
 }
 
 /// Returns random bits.
-pub(super) fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     Uuid::new_v4().as_u64_pair().1
 }

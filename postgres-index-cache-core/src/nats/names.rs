@@ -71,6 +71,21 @@ impl LogName {
         format!("pgic.{self}.ask")
     }
 
+    /// Returns the subject on which the roll of the nodes is called.
+    pub(super) fn roll(&self) -> String {
+        format!("pgic.{self}.nodes")
+    }
+
+    /// Returns the subject on which a node answers.
+    pub(super) fn roll_answer(&self, instance: &str) -> String {
+        format!("pgic.{self}.node.{instance}")
+    }
+
+    /// Returns the subjects on which all nodes answer.
+    pub(super) fn roll_answers(&self) -> String {
+        format!("pgic.{self}.node.*")
+    }
+
     /// Returns the subjects of all parts of snapshots.
     pub(super) fn snapshots(&self) -> String {
         format!("pgic.{self}.snap.>")

@@ -23,7 +23,7 @@ use caches::ModelCaches;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
-use task::NodeTask;
+use task::{NodeTask, Roll};
 use tokio::sync::{broadcast, mpsc};
 use tracing::Instrument as _;
 
@@ -131,7 +131,8 @@ impl NatsReplicaBuilder {
         self
     }
 
-    /// Sets the name of this node, the program's file name by default. Choose one that tells the
+    /// Sets the name by which this node answers whoever calls the roll (`pgic nodes --from`); the
+    /// program's file name by default. Metrics have it as the label `node`. Choose one that tells the
     /// nodes of a fleet apart.
     pub fn name(&mut self, name: impl Into<String>) -> &mut Self {
         self.name = Some(shortened(&name.into()));
@@ -169,6 +170,7 @@ impl NatsReplicaBuilder {
             .collect();
         let caches = ModelCaches::new(self.log, self.tables, self.on_misfit);
         let found = caches.found();
+        let roll = Roll::new(&log, node.clone()).await?;
         let follow = Follow::open_into(log, Box::new(caches), self.max_memory).await?;
         let (commands, received) = mpsc::channel(64);
         let (events, _) = broadcast::channel(EVENTS_KEPT);
@@ -176,7 +178,7 @@ impl NatsReplicaBuilder {
         let publisher = Publisher::new(names, Arc::clone(&status), events.clone());
         #[cfg(feature = "metrics")]
         let publisher = publisher.with_metrics_of(&node);
-        let mut task = NodeTask::new(follow, found, publisher, received);
+        let mut task = NodeTask::new(follow, found, publisher, received, roll);
         task.until_live().await?;
         let task = tokio::spawn(task.run().instrument(span));
         Ok(Replica {

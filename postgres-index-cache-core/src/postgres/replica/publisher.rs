@@ -2,6 +2,8 @@
 
 use crate::postgres::replica::error::ReplicaError;
 use crate::postgres::replica::events::ReplicaEvent;
+#[cfg(feature = "nats")]
+use crate::postgres::replica::health::Health;
 #[cfg(feature = "metrics")]
 use crate::postgres::replica::metrics::Metrics;
 use crate::postgres::replica::status::{ReplicaStatus, SharedStatus, TableStatus};
@@ -55,6 +57,12 @@ impl Publisher {
     /// Returns the name of a table.
     pub(super) fn name(&self, table: usize) -> Arc<str> {
         Arc::clone(&self.names[table])
+    }
+
+    /// Returns the status of all tables together, and what is published of each.
+    #[cfg(feature = "nats")]
+    pub(super) fn health(&self) -> Health {
+        Health::new(&self.status.lock())
     }
 
     /// Returns the status of a table.

@@ -74,6 +74,18 @@ impl ReplicaStatus {
         matches!(self, Self::Live)
     }
 
+    /// Returns the word for the status, and the cause if it is not live.
+    #[cfg(feature = "nats")]
+    pub(super) fn word_and_cause(&self) -> (&'static str, Option<String>) {
+        match self {
+            Self::Live => ("live", None),
+            Self::Degraded { why, .. } => ("degraded", Some(why.to_string())),
+            Self::Loading => ("loading", None),
+            Self::Stale { why, .. } => ("stale", Some(why.to_string())),
+            Self::Ended { error } => ("ended", Some(error.to_string())),
+        }
+    }
+
     /// Returns how bad the status is. The worst one of the tables counts for the replica.
     fn rank(&self) -> u8 {
         match self {

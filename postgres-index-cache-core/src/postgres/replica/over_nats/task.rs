@@ -4,9 +4,12 @@
 use super::caches::{Found, FoundTable};
 use crate::log::TableName;
 use crate::model::panic_text;
-use crate::nats::{Follow, FollowEvent, RelayReport};
+use crate::nats::{
+    Follow, FollowEvent, LogError, LogNode, LogNodeTable, NatsLog, RelayReport, random,
+};
 use crate::postgres::apply::sink::RowEvent;
 use crate::postgres::driver::{CacheSize, Verification};
+use crate::postgres::replica::builder::host_name;
 use crate::postgres::replica::error::ReplicaError;
 use crate::postgres::replica::events::ReplicaEvent;
 use crate::postgres::replica::publisher::{Publisher, moment};
@@ -62,6 +65,29 @@ type Told = (Option<usize>, Answer);
 /// A question that is on its way to the relay; `None` if nobody waits for the answer any more.
 type Asking = Pin<Box<dyn Future<Output = Option<Told>> + Send>>;
 
+/// The calls of the roll.
+pub(super) struct Roll {
+    calls: async_nats::Subscriber,
+    /// The node's name.
+    name: String,
+    instance: String,
+    is_called: bool,
+    answered_at: Option<Instant>,
+}
+
+impl Roll {
+    /// Listens for calls of the roll, as a node of this name.
+    pub(super) async fn new(log: &NatsLog, name: String) -> Result<Self, LogError> {
+        Ok(Self {
+            calls: log.roll_calls().await?,
+            name,
+            instance: format!("{:016x}", random()),
+            is_called: false,
+            answered_at: None,
+        })
+    }
+}
+
 /// Keeps the caches in step, and answers commands.
 pub(super) struct NodeTask {
     // Fields are dropped in their order. The end is published before the waiters are dropped, who
@@ -72,6 +98,7 @@ pub(super) struct NodeTask {
     commands: mpsc::Receiver<Command>,
     waiters: Vec<Waiter>,
     asking: FuturesUnordered<Asking>,
+    roll: Roll,
     stats: Stats,
     /// When the rows were last known to be live.
     live_at: Option<Instant>,
@@ -89,6 +116,7 @@ impl NodeTask {
         found: Arc<Mutex<Found>>,
         publisher: Publisher,
         commands: mpsc::Receiver<Command>,
+        roll: Roll,
     ) -> Self {
         Self {
             publisher,
@@ -97,6 +125,7 @@ impl NodeTask {
             commands,
             waiters: Vec::new(),
             asking: FuturesUnordered::new(),
+            roll,
             stats: Stats::default(),
             live_at: None,
             told: None,
@@ -157,6 +186,7 @@ impl NodeTask {
                 Some(told) = self.asking.next() => if let Some((table, answer)) = told {
                     self.ask_for_fence(table, answer);
                 },
+                Some(_) = self.roll.calls.next() => self.roll.is_called = true,
                 command = self.commands.recv() => match command {
                     None | Some(Command::ShutDown) => return ReplicaError::ShutDown,
                     Some(command) => self.take_command(command),
@@ -253,6 +283,43 @@ impl NodeTask {
         self.publish_rows();
         self.publish_figures();
         self.answer();
+        self.answer_roll();
+    }
+
+    /// Answers whoever has called the roll, ten times a second at most. Whoever has called meanwhile
+    /// hears the next answer.
+    fn answer_roll(&mut self) {
+        let is_due = self
+            .roll
+            .answered_at
+            .is_none_or(|answered| answered.elapsed() >= LOOK);
+        if !self.roll.is_called || !is_due {
+            return;
+        }
+        self.roll.is_called = false;
+        self.roll.answered_at = Some(Instant::now());
+        let health = self.publisher.health();
+        let (state, why) = health.status.word_and_cause();
+        let tables = health.tables.iter().map(|table| LogNodeTable {
+            table: table.name.to_string(),
+            state: table.status.word_and_cause().0.to_string(),
+            rows: table.rows as u64,
+            memory: table.memory_bytes as u64,
+            kept_out: table.kept_out as u64,
+        });
+        let node = LogNode {
+            node: self.roll.name.clone(),
+            host: host_name(),
+            instance: self.roll.instance.clone(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            state: state.to_string(),
+            why,
+            position: self.follow.position().map(|position| position.to_string()),
+            tables: tables.collect(),
+        };
+        let log = self.follow.log().clone();
+        // NATS may take no message for a while.
+        tokio::spawn(async move { log.answer_roll(&node).await });
     }
 
     fn publish_status(&mut self) {
