@@ -39,7 +39,8 @@ fn seed() -> u64 {
     number("PGIC_FAULT_SEED", 1)
 }
 
-fn number(variable: &str, otherwise: u64) -> u64 {
+/// Returns the number in an environment variable.
+pub(crate) fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 

@@ -10,6 +10,7 @@ use postgres_index_cache_core::{
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -75,6 +76,51 @@ async fn until_status(replica: &Replica, is_it: impl Fn(&ReplicaStatus) -> bool)
     };
     let waited = tokio::time::timeout(DEADLINE, wait).await;
     assert!(waited.is_ok(), "{}", replica.status());
+}
+
+/// A replica of `kv`, for the tests of relays.
+#[derive(Clone)]
+pub(crate) struct KvReplica {
+    replica: Arc<Replica>,
+    kv: ReplicaTable<Kv>,
+}
+
+impl KvReplica {
+    /// Opens a replica once one of the relays has written a snapshot.
+    pub(crate) async fn open(nats: &Nats, relays: &mut [Running; 2]) -> Self {
+        let is_there = |event: &RelayEvent| matches!(event, RelayEvent::Snapshot { .. });
+        let [first, second] = relays;
+        tokio::select! {
+            () = first.until(is_there) => {}
+            () = second.until(is_there) => {}
+        }
+        let (replica, kv) = replica_of_kv(nats).await;
+        let replica = Arc::new(replica);
+        Self { replica, kv }
+    }
+
+    pub(crate) async fn fence(&self) {
+        fence(&self.replica).await;
+    }
+
+    /// Returns the value of the row with this key.
+    pub(crate) fn value(&self, id: i32) -> Option<String> {
+        self.replica.read(&self.kv).get_by_primary(&id)?.v.clone()
+    }
+
+    /// Returns the value of the row with this key, if the rows are live.
+    pub(crate) fn live_value(&self, id: i32) -> Option<String> {
+        let rows = self.replica.read(&self.kv);
+        let row = rows.get_by_primary(&id).filter(|_| rows.is_live())?;
+        row.v.clone()
+    }
+
+    /// Checks that the replica has the rows of the table.
+    pub(crate) async fn is_equal(&self, client: &Client) {
+        self.fence().await;
+        let expected = kv_of(client).await;
+        assert_eq!(kv_rows(&self.replica.read(&self.kv)), expected);
+    }
 }
 
 /// Starts a relay, and waits until its log can be loaded.

@@ -1,8 +1,11 @@
 //! A relay that writes a log on a real NATS server, and nodes that follow.
 
 use crate::driver::connector;
+use crate::faults::number;
+use crate::over_nats::KvReplica;
 use crate::support::nats::Nats;
 use crate::support::{DEADLINE, Database, execute};
+use postgres_index_cache_core::tooling::KeyBuf;
 use postgres_index_cache_core::tooling::nats::{
     ConnectNats, Follow, LogError, LogName, LogStorage, NatsLog, Relay, RelayEvent, RelayOptions,
 };
@@ -15,6 +18,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+
+/// The key of a row that counts up.
+const COUNTER: i32 = -1;
 
 /// A table with announced changes, and another one.
 pub(crate) async fn shop() -> Database {
@@ -292,13 +298,51 @@ async fn without_a_relay_no_node_is_live() {
     assert_eq!(node.rows("kv").len(), 5000);
 }
 
+/// A node of a kind, where what was written is read.
+trait ReadsBack: Send {
+    /// Waits until everything that was committed before is in the caches.
+    async fn fence(&mut self);
+
+    /// Returns the value of the row of `kv` with this key.
+    fn value(&self, id: i32) -> Option<String>;
+}
+
+impl ReadsBack for Node {
+    async fn fence(&mut self) {
+        Node::fence(self).await;
+    }
+
+    fn value(&self, id: i32) -> Option<String> {
+        let mut tables = self.0.tables();
+        let table = tables.find(|logged| logged.description.table == "kv");
+        let cache = table.expect("the table").cache.read();
+        let mut key = KeyBuf::default();
+        let read = key.read_json(cache.shape(), &id.to_string());
+        read.expect("a key");
+        let mut json = String::new();
+        cache.get(&key)?.write_json(&[1], &mut json);
+        let row: Value = serde_json::from_str(&json).expect("JSON");
+        row["v"].as_str().map(str::to_string)
+    }
+}
+
+impl ReadsBack for KvReplica {
+    async fn fence(&mut self) {
+        KvReplica::fence(self).await;
+    }
+
+    fn value(&self, id: i32) -> Option<String> {
+        KvReplica::value(self, id)
+    }
+}
+
 /// Writes rows and reads them at a node, until `stop`. Returns the number of reads.
-async fn write_and_read(
+async fn write_and_read<N: ReadsBack>(
     number: i32,
-    database: Database,
-    mut node: Node,
-    stop: Arc<AtomicBool>,
-) -> (Node, u32) {
+    database: &Database,
+    node: &mut N,
+    stop: &AtomicBool,
+) -> u32 {
     let mut random = fastrand::Rng::with_seed(number as u64);
     let mut reads = 0;
     let mut client = database.client().await;
@@ -327,32 +371,80 @@ async fn write_and_read(
             continue;
         }
         node.fence().await;
-        let rows = node.rows("kv");
-        let row = rows.values().find(|row| row["id"] == id);
-        let found = row.and_then(|row| row["v"].as_str());
-        assert_eq!(found, Some(value.as_str()), "node {number}, read {reads}");
+        let found = node.value(id);
+        assert_eq!(
+            found.as_deref(),
+            Some(value.as_str()),
+            "node {number}, read {reads}"
+        );
         reads += 1;
     }
-    (node, reads)
+    reads
 }
 
+/// Counts up in one row, until `stop`.
+async fn count_up(database: &Database, stop: &AtomicBool) {
+    let mut client = database.client().await;
+    let sql = format!(
+        "INSERT INTO kv VALUES ({COUNTER}, '0') ON CONFLICT (id) DO UPDATE
+        SET v = (kv.v::int + 1)::text"
+    );
+    while !stop.load(Ordering::Relaxed) {
+        if client.batch_execute(&sql).await.is_err() {
+            client = database.client().await;
+        }
+    }
+}
+
+/// Reads a replica's rows without a pause, until `stop`: while they are live they must not go back.
+/// Returns how often they were live.
+async fn poll(replica: KvReplica, stop: &AtomicBool) -> u64 {
+    let (mut last, mut live) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        if let Some(value) = replica.live_value(COUNTER) {
+            let value: i64 = value.parse().expect("a number");
+            assert!(value >= last, "a live reader saw {value} behind {last}");
+            last = value;
+            live += 1;
+        }
+        tokio::task::yield_now().await;
+    }
+    live
+}
+
+/// Faults, one after the other: `PGIC_RELAY_FAULTS` of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_read_their_writes_whatever_is_killed() {
-    /// Faults, one after the other.
-    const FAULTS: usize = 8;
+    let (faults, seed) = (number("PGIC_RELAY_FAULTS", 8), number("PGIC_FAULT_SEED", 7));
     let (database, mut nats) = (shop().await, Nats::start());
-    let mut random = fastrand::Rng::with_seed(7);
+    let mut random = fastrand::Rng::with_seed(seed);
     let mut relays = [relay(&database, &nats), relay(&database, &nats)];
     let stop = Arc::new(AtomicBool::new(false));
-    let mut nodes = Vec::new();
-    for number in 1..=2 {
-        let mut node = Node::open(&nats).await;
-        node.fence().await;
-        let task = write_and_read(number, database.clone(), node, Arc::clone(&stop));
-        nodes.push(tokio::spawn(task));
-    }
+    let (one, two) = (
+        Node::open(&nats).await,
+        KvReplica::open(&nats, &mut relays).await,
+    );
+    let polling = {
+        let (stop, replica) = (Arc::clone(&stop), two.clone());
+        tokio::spawn(async move { poll(replica, &stop).await })
+    };
+    let counting = {
+        let (stop, database) = (Arc::clone(&stop), database.clone());
+        tokio::spawn(async move { count_up(&database, &stop).await })
+    };
+    let first = {
+        let (stop, database, mut node) = (Arc::clone(&stop), database.clone(), one);
+        tokio::spawn(async move {
+            let reads = write_and_read(1, &database, &mut node, &stop).await;
+            (node, reads)
+        })
+    };
+    let second = {
+        let (stop, database, mut node) = (Arc::clone(&stop), database.clone(), two.clone());
+        tokio::spawn(async move { write_and_read(2, &database, &mut node, &stop).await })
+    };
     let client = database.client().await;
-    for fault in 0..FAULTS {
+    for fault in 0..faults {
         let at = random.usize(0..2);
         match fault % 4 {
             0 => {
@@ -377,14 +469,18 @@ async fn nodes_read_their_writes_whatever_is_killed() {
         witness.fence().await;
     }
     stop.store(true, Ordering::Relaxed);
-    let mut reads = 0;
-    for task in nodes {
-        let (mut node, own) = task.await.expect("a node");
-        assert!(own > 0, "a node has read nothing");
-        reads += own;
-        node.is_equal(&client).await;
-    }
-    println!("{reads} reads of what was written, {FAULTS} faults");
+    counting.await.expect("the counter");
+    let live = polling.await.expect("the reader");
+    let (mut node, first) = first.await.expect("a node");
+    let second = second.await.expect("a replica");
+    assert!(
+        first > 0 && second > 0 && live > 0,
+        "{first}, {second}, {live}"
+    );
+    node.is_equal(&client).await;
+    two.is_equal(&client).await;
+    let reads = first + second;
+    println!("{reads} reads of what was written, {live} live looks, {faults} faults");
 }
 
 /// Rows that are removed and added again while a snapshot is read are in it twice.
