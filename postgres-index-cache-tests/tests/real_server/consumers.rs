@@ -4,6 +4,7 @@
 use crate::support::{DEADLINE, Database, lines_of};
 use serde_json::Value;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
@@ -25,13 +26,9 @@ impl Drop for Consumer {
 
 impl Consumer {
     /// Starts a consumer of `public.items`, and waits until it has read the table.
-    fn start(mut command: Command, file: &str, database: &Database) -> Self {
-        let script = format!(
-            "{}/../postgres-index-cache-core/examples/{file}",
-            env!("CARGO_MANIFEST_DIR")
-        );
+    fn start(mut command: Command, database: &Database) -> Self {
         let mut child = command
-            .args([&script, &database.url, "public", "items"])
+            .args([&database.url, "public", "items"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -111,13 +108,21 @@ fn statement(random: &mut fastrand::Rng) -> String {
     }
 }
 
+/// Returns the path of an example.
+fn example(file: &str) -> String {
+    format!(
+        "{}/../postgres-index-cache-core/examples/{file}",
+        env!("CARGO_MANIFEST_DIR")
+    )
+}
+
 /// Writes to the table, and checks that the consumer ends with the same rows.
-async fn keeps_in_step(command: impl Fn() -> Command, file: &str) {
+async fn keeps_in_step(command: impl Fn() -> Command) {
     for options in [&[][..], &["--bulk"], &["--no-data"]] {
         let database = Database::with(ITEMS).await;
         database.pgic_ok(&[&["install-triggers", "items"], options].concat());
         let client = database.client().await;
-        let mut consumer = Consumer::start(command(), file, &database);
+        let mut consumer = Consumer::start(command(), &database);
         let hostile =
             "SELECT pg_notify('cache_invalidation', payload) FROM (VALUES ('no JSON'), ('7'),
             ('null'), ('{\"table\":7}'), ('{\"table\":\"items\"}'),
@@ -140,7 +145,8 @@ async fn keeps_in_step(command: impl Fn() -> Command, file: &str) {
                 }
                 assert!(
                     Instant::now() < give_up,
-                    "{file} {options:?} has {rows}\nwanted {wanted}"
+                    "{:?} {options:?} has {rows}\nwanted {wanted}",
+                    command()
                 );
             }
         }
@@ -157,7 +163,12 @@ async fn the_consumer_in_python_keeps_in_step() {
         .into_iter()
         .find(has_psycopg)
         .expect("a Python with psycopg: apt-get install python3-psycopg");
-    keeps_in_step(|| Command::new(python), "consumer.py").await;
+    keeps_in_step(|| {
+        let mut python = Command::new(python);
+        python.arg(example("consumer.py"));
+        python
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,5 +186,38 @@ async fn the_consumer_in_javascript_keeps_in_step() {
         found.is_ok_and(|found| found.status.success()),
         "Node.js with the package pg: npm install --prefix target/node pg"
     );
-    keeps_in_step(node, "consumer.js").await;
+    keeps_in_step(|| {
+        let mut node = node();
+        node.arg(example("consumer.js"));
+        node
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_consumer_in_go_keeps_in_step() {
+    // As Debian has the package, or as scripts/find-go.sh has fetched it.
+    let of_system = "/usr/share/gocode";
+    let module = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/go");
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("consumer");
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(&program);
+    build.arg(example("consumer.go"));
+    if Path::new(of_system).join("src/github.com/lib/pq").is_dir() {
+        build.env("GO111MODULE", "off").env("GOPATH", of_system);
+        build.env("GOCACHE", folder.path().join("cache"));
+    } else {
+        build.current_dir(module);
+    }
+    let built = build.output();
+    let built = built.expect("start Go: apt-get install golang-go golang-github-lib-pq-dev");
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "Go with the package lib/pq: {said}");
+    keeps_in_step(|| {
+        let mut consumer = Command::new(&program);
+        consumer.env("PGSSLMODE", "disable");
+        consumer
+    })
+    .await;
 }
