@@ -5,12 +5,13 @@
 
 use crate::connect::Environment;
 use crate::failure::with_hint;
+use crate::tables::nearest::nearest;
 use anyhow::{Context as _, anyhow};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use postgres_index_cache_core::tooling::nats::{
-    ConnectNats, Follow, FollowEvent, LogError, LogName, LogNode, NatsLog,
+    ConnectNats, Follow, FollowEvent, LogError, LogName, LogNode, LoggedTable, NatsLog,
 };
 use std::fmt;
 use std::path::PathBuf;
@@ -255,6 +256,36 @@ impl LogAddress {
             give_up = Instant::now() + PATIENCE;
         }
         Ok(follow)
+    }
+}
+
+/// Returns the table of a name: `users`, or `app.users`.
+///
+/// # Errors
+/// If the log has no such table, or several.
+pub fn find_table<'a>(follow: &'a Follow, name: &str) -> anyhow::Result<&'a LoggedTable> {
+    let names = |table: &LoggedTable| {
+        let description = &table.description;
+        let full = format!("{}.{}", description.schema, description.table);
+        [description.table.clone(), full]
+    };
+    let tables: Vec<&LoggedTable> = follow.tables().collect();
+    let matching = tables
+        .iter()
+        .filter(|table| names(table).iter().any(|known| known == name));
+    match matching.collect::<Vec<_>>().as_slice() {
+        [only] => Ok(only),
+        [] => {
+            let known: Vec<String> = tables.iter().flat_map(|table| names(table)).collect();
+            let error = anyhow!("the log has no table {name}");
+            Err(match nearest(name, known.iter().map(String::as_str)) {
+                Some(nearest) => with_hint(error, format!("did you mean {nearest}?")),
+                None => error,
+            })
+        }
+        _ => Err(anyhow!(
+            "the log has several tables {name}: write the schema too"
+        )),
     }
 }
 

@@ -4,6 +4,7 @@
 //! session's notification changed a row last, and prints findings with their likely causes.
 
 mod nodes;
+mod of_log;
 
 use super::{Context, Signals};
 use crate::causes::{self, LastHeard, Senders};
@@ -84,6 +85,13 @@ pub struct Args {
     /// are compared in a second
     #[arg(long, value_name = "N", requires = "every")]
     pub max_rows_per_second: Option<NonZeroU64>,
+    /// Compare what a node of this log has: nats://host:4222/shop
+    ///
+    /// The relay of the log compares its cache with the table, and a node's rows are proven to be the
+    /// relay's.
+    #[arg(long, value_name = "URL")]
+    #[arg(conflicts_with_all = ["follow", "nodes", "min_changes", "max_memory"])]
+    pub from: Option<String>,
     /// Exit with 1 when fewer changes than this were followed: with none, nothing was proven
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub min_changes: u64,
@@ -98,6 +106,7 @@ Examples:
   pgic verify users orders --for 5m --min-changes 1
   pgic verify users --rounds 1
   pgic verify users --nodes          the caches of your own nodes
+  pgic verify users --from nats://localhost:4222/shop
 
 Exit codes:
   0  every cache is equal to its table
@@ -140,8 +149,14 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         return nodes::run(context, &args).await;
     }
     let mut signals = Signals::catch();
+    let verified = async {
+        match &args.from {
+            Some(url) => Box::pin(of_log::run(context, &args, url)).await,
+            None => Box::pin(verify(context, &args)).await,
+        }
+    };
     tokio::select! {
-        verified = verify(context, &args) => verified,
+        verified = verified => verified,
         // An answer that was given up is neither yes nor no.
         _ = signals.next() => Err(anyhow!("interrupted before the comparison was done")),
     }
@@ -406,6 +421,19 @@ pub(super) fn verdict_json(
     } else {
         "equal"
     };
+    verdict_line(names, verdict, comparison, changes, time)
+        .optional("problem", problem.map(super::status::problem_json))
+        .end()
+}
+
+/// Begins the line of JSON with the verdict on a table.
+pub(super) fn verdict_line(
+    names: (&str, &str),
+    verdict: &str,
+    comparison: &ComparisonReport,
+    changes: u64,
+    time: Duration,
+) -> EventLine {
     EventLine::new("verdict", Timestamp::now())
         .of(names)
         .member("verdict", verdict)
@@ -415,8 +443,6 @@ pub(super) fn verdict_json(
         .member("ghost", comparison.ghosts)
         .member("changes", changes)
         .member("followed_ms", time.as_millis() as u64)
-        .optional("problem", problem.map(super::status::problem_json))
-        .end()
 }
 
 /// The tables at work.

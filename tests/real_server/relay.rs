@@ -114,6 +114,34 @@ async fn what_a_node_cannot_answer_is_refused() {
             "{arguments:?}: {ran:?}"
         );
     }
+    let ran = of_log(&url, &["verify", "users", "public.orders"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.stdout.contains("public.users  500 rows")
+            && ran.stdout.contains("public.orders  3 rows"),
+        "{ran:?}"
+    );
+    // Nobody announces this.
+    let client = database.client().await;
+    execute(
+        &client,
+        "SET session_replication_role = replica; UPDATE orders SET total = 8 WHERE customer = 2",
+    )
+    .await;
+    let ran = of_log(&url, &["verify", "users", "orders", "-o", "json"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let events = check_all(&ran.stdout);
+    let finding = events.iter().find(|event| event["event"] == "finding");
+    let finding = finding.expect("a finding");
+    assert_eq!(
+        (&finding["key"], &finding["kind"]),
+        (&serde_json::json!([2, 1]), &"stale".into())
+    );
+    let ran = of_log(&url, &["verify", "order"]);
+    assert!(
+        ran.code == 2 && ran.stderr.contains("did you mean orders?"),
+        "{ran:?}"
+    );
     drop(relay);
     let gone = of_log("nats://127.0.0.1:1", &["query", "orders"]);
     assert_eq!(gone.code, 3, "{gone:?}");
@@ -167,7 +195,7 @@ async fn nodes_are_listed_by_their_own_answers() {
         .publish("pgic.shop.node.forged", "{\"node\":1}".into())
         .await
         .expect("publish");
-    let events = of_log(&url, &["nodes", "-o", "json"]).json();
+    let events = check_all(&of_log(&url, &["nodes", "-o", "json"]).stdout);
     let node = &events[0];
     assert_eq!(node["event"], "log-node", "{events:?}");
     assert_eq!(

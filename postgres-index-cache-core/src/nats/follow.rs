@@ -12,6 +12,7 @@
 //! the node sees the hole.
 
 mod tasks;
+mod verify;
 
 use super::error::LogError;
 use super::image::{Caches, CellCaches, LoggedTable, TablesImage};

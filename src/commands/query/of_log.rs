@@ -4,16 +4,14 @@ use super::{Args, sort_by_key};
 use crate::commands::Context;
 use crate::exit_code::ExitCode;
 use crate::failure::{HintExt as _, with_hint};
-use crate::nats::LogAddress;
+use crate::nats::{LogAddress, find_table};
 use crate::render::json::EventLine;
 use crate::render::rows::rows;
 use crate::render::{Format, print};
 use crate::tables::conditions::Written;
 use crate::tables::key;
-use crate::tables::nearest::nearest;
 use anyhow::anyhow;
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::nats::{Follow, LoggedTable};
 use postgres_index_cache_core::tooling::{CellType, KeyBuf, Row, TableShape};
 
 /// Follows the log until its rows are live, and prints the row of a key, or all rows.
@@ -31,7 +29,7 @@ pub(super) async fn run(context: &Context, args: &Args, url: &str) -> anyhow::Re
     }
     let address = LogAddress::new(url, None, &context.environment)?;
     let follow = Box::pin(address.live("query")).await?;
-    let table = find(&follow, &args.table)?;
+    let table = find_table(&follow, &args.table)?;
     let cache = table.cache.read();
     let shape = cache.shape();
     let columns = columns(shape, &args.columns)?;
@@ -72,33 +70,6 @@ pub(super) async fn run(context: &Context, args: &Args, url: &str) -> anyhow::Re
     } else {
         ExitCode::No
     })
-}
-
-/// Returns the table of a name: `users`, or `app.users`.
-fn find<'a>(follow: &'a Follow, name: &str) -> anyhow::Result<&'a LoggedTable> {
-    let names = |table: &LoggedTable| {
-        let description = &table.description;
-        let full = format!("{}.{}", description.schema, description.table);
-        [description.table.clone(), full]
-    };
-    let tables: Vec<&LoggedTable> = follow.tables().collect();
-    let matching = tables
-        .iter()
-        .filter(|table| names(table).iter().any(|known| known == name));
-    match matching.collect::<Vec<_>>().as_slice() {
-        [only] => Ok(only),
-        [] => {
-            let known: Vec<String> = tables.iter().flat_map(|table| names(table)).collect();
-            let error = anyhow!("the log has no table {name}");
-            Err(match nearest(name, known.iter().map(String::as_str)) {
-                Some(nearest) => with_hint(error, format!("did you mean {nearest}?")),
-                None => error,
-            })
-        }
-        _ => Err(anyhow!(
-            "the log has several tables {name}: write the schema too"
-        )),
-    }
 }
 
 /// Returns the columns to show, by their positions.

@@ -1,0 +1,35 @@
+//! The comparison of a node's rows with PostgreSQL.
+
+use super::Follow;
+use crate::log::TableName;
+use crate::postgres::Verification;
+
+impl Follow {
+    /// Compares the rows of a table with PostgreSQL: has the relay compare its cache with the table,
+    /// and then waits for a fence, whose digest proves that the rows here are the relay's. Waits
+    /// without end while no relay proves anything.
+    pub async fn verify(&mut self, table: &TableName) -> Verification {
+        let shape = self
+            .tables()
+            .find(|logged| logged.description.name() == *table);
+        let Some(shape) = shape.map(|logged| logged.cache.read().shape().clone()) else {
+            return Verification::Inconclusive("the log has no such table".to_string());
+        };
+        let log = self.log.clone();
+        let mut asking = std::pin::pin!(log.verify(table));
+        let report = loop {
+            tokio::select! {
+                report = &mut asking => break report,
+                () = self.step() => {}
+            }
+        };
+        if let Some(why) = report.inconclusive {
+            return Verification::Inconclusive(why);
+        }
+        let fence = self.ask_for_fence();
+        while !self.has_reached(fence) {
+            self.step().await;
+        }
+        Verification::Compared(report.for_node(&shape, 0))
+    }
+}
