@@ -35,8 +35,8 @@ mod turn_lock;
 
 pub use description::TableDescription;
 pub use error::LogError;
-pub(crate) use follow::random;
 pub use follow::{Follow, FollowEvent};
+pub(crate) use follow::{OTHER_TERM, random};
 pub(crate) use image::Caches;
 pub use image::LoggedTable;
 pub use names::{LogName, LogNameError};

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use tasks::{LoadEvent, StoredEvent, load, read_stored};
 use tokio::sync::mpsc;
 use uuid::Uuid;
+pub(crate) use verify::OTHER_TERM;
 
 /// How long a proof counts. A relay proves each second.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -46,6 +47,9 @@ const CONNECTION_LOOK: Duration = Duration::from_millis(250);
 
 /// The wait after NATS did not answer.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The wait after the rows could not be kept. Each attempt reads a snapshot.
+const NOT_KEPT_RETRY: Duration = Duration::from_secs(30);
 
 /// The rows for which room is made before they come.
 const MOST_ROOM: u64 = 1 << 22;
@@ -137,6 +141,10 @@ pub struct Follow {
     reached: Option<FenceId>,
     fences: u64,
     is_live: bool,
+    /// When the last proof came.
+    last_proof_at: Option<Instant>,
+    /// See [`proven_at`](Self::proven_at).
+    proven_at: Option<Instant>,
     /// Why the rows are not live, as far as is known; of no meaning while they are.
     why: String,
     /// Whether the connection was closed for good.
@@ -209,6 +217,8 @@ impl Follow {
             reached: None,
             fences: 0,
             is_live: false,
+            last_proof_at: None,
+            proven_at: None,
             why: "nobody has proven the rows yet".to_string(),
             is_closed: false,
             is_log_empty: false,
@@ -279,6 +289,12 @@ impl Follow {
         self.image.broken()
     }
 
+    /// Returns a moment as of which no change is missing, if there is one: when the proof in front of
+    /// the last one came. The last one's fence was sent after that.
+    pub(crate) fn proven_at(&self) -> Option<Instant> {
+        self.proven_at
+    }
+
     /// Returns why the rows are not live, as far as is known.
     pub(crate) fn why(&self) -> &str {
         self.image.broken().unwrap_or(&self.why)
@@ -326,6 +342,7 @@ impl Follow {
     /// Waits for something to happen, and does what follows. The future may be dropped at any
     /// point.
     pub async fn step(&mut self) {
+        self.check_connection(Instant::now());
         self.settle().await;
         if self.happened.is_none() {
             self.happened = Some(self.wait().await);
@@ -482,6 +499,15 @@ impl Follow {
                 for (table, id, row) in &rows {
                     self.image.load(*table, id, row);
                 }
+                if let Some(why) = self.image.broken() {
+                    // The rest of the snapshot is of no use.
+                    let why = why.to_string();
+                    tracing::warn!(why, "the rows of the log cannot be kept");
+                    self.why.clone_from(&why);
+                    self.events.push_back(FollowEvent::Failed(why));
+                    self.disconnect(now);
+                    self.connect_at = Some(now + NOT_KEPT_RETRY);
+                }
             }
             LoadEvent::End(place) => {
                 self.loading = None;
@@ -516,7 +542,10 @@ impl Follow {
                         self.why = format!("the relay {writer} has begun to write");
                     }
                     Body::Stale { why } => self.why = format!("the relay says: {why}"),
-                    Body::Rows(_) | Body::Proof(_) => {}
+                    Body::Proof(_) => {
+                        self.proven_at = self.last_proof_at.replace(now).or(Some(now));
+                    }
+                    Body::Rows(_) => {}
                 }
                 self.node
                     .message(read, sequence, &entry, &mut self.image, now);

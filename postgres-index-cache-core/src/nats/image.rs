@@ -106,6 +106,8 @@ pub(super) struct TablesImage {
     max_memory: Option<usize>,
     /// The rows since the memory was looked at.
     unmeasured: usize,
+    /// Whether the caches took more memory than they may: the next load begins without their rows.
+    is_too_large: bool,
     /// Why the rows are not those of the log; `None` while they are.
     broken: Option<String>,
 }
@@ -119,6 +121,7 @@ impl TablesImage {
             records_events: false,
             max_memory,
             unmeasured: 0,
+            is_too_large: false,
             broken: None,
         }
     }
@@ -162,6 +165,7 @@ impl TablesImage {
     ) -> Result<(), LogError> {
         self.tables.clear();
         self.broken = None;
+        let is_emptied = std::mem::take(&mut self.is_too_large);
         let (descriptions, rows): (Vec<TableDescription>, Vec<usize>) =
             described.into_iter().unzip();
         let writers = self.caches.open(&descriptions)?;
@@ -170,6 +174,9 @@ impl TablesImage {
                 writer.all_together();
                 if self.records_events {
                     writer.record_events();
+                }
+                if is_emptied && writer.clear(&[]).is_err() {
+                    self.broken = Some("the caches cannot be emptied".to_string());
                 }
                 writer.expect(Incoming::Snapshot);
                 writer.begin(rows);
@@ -209,8 +216,10 @@ impl TablesImage {
 
     /// Puts into the caches what waits. Waits for readers, which hold locks, without end.
     pub(super) async fn flush(&mut self) {
-        let mut broken = None;
-        for writer in self.writers() {
+        for table in &mut self.tables {
+            let Some(writer) = &mut table.writer else {
+                continue;
+            };
             loop {
                 match writer.flush(LOCK_PATIENCE) {
                     Ok(Flushed::Done) => break,
@@ -221,12 +230,10 @@ impl TablesImage {
                         is_of_snapshot: true,
                         error: StoreError::DuplicateKey(_),
                     }) => {}
-                    Err(error) => broken = Some(error.error.to_string()),
+                    // At once: the future may be dropped while the next cache is locked.
+                    Err(error) => self.broken = Some(error.error.to_string()),
                 }
             }
-        }
-        if broken.is_some() {
-            self.broken = broken;
         }
         self.check_memory();
     }
@@ -241,6 +248,7 @@ impl TablesImage {
         self.unmeasured = 0;
         let taken: usize = self.writers().map(|writer| writer.memory_bytes()).sum();
         if taken > most {
+            self.is_too_large = true;
             self.broken = Some(format!(
                 "the caches take {taken} bytes, and may take {most}: max_memory"
             ));
@@ -374,6 +382,21 @@ mod tests {
             assert_eq!(as_it_is.tables[0].rows.rows, 2);
             assert!(image.is_as(&as_it_is));
         }
+    }
+
+    #[tokio::test]
+    async fn an_image_that_took_too_much_memory_is_loaded_once_there_is_room() {
+        let mut image = TablesImage::new(Box::new(CellCaches::default()), Some(50_000));
+        let many: Vec<(i32, i32)> = (0..10_000).map(|id| (id, id)).collect();
+        for _ in ["for the first time", "again"] {
+            load(&mut image, &many).await;
+            assert!(image.broken().is_some_and(|why| why.contains("max_memory")));
+        }
+        load(&mut image, &many[..10]).await;
+        assert_eq!(image.broken(), None);
+        let as_it_is = proof(&image);
+        assert_eq!(as_it_is.tables[0].rows.rows, 10);
+        assert!(image.is_as(&as_it_is));
     }
 
     #[tokio::test]

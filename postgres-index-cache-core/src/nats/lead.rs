@@ -59,6 +59,8 @@ pub(super) enum Ended {
 /// How the tables are, as the log was told.
 struct Tables {
     is_live: bool,
+    /// The state of the driver as it was told last.
+    state: State,
     /// Whether a table is another one than the log has: the next term begins with a snapshot.
     is_altered: bool,
     /// Why the tables are not live, in the words of the driver.
@@ -142,6 +144,7 @@ impl<T: SupervisedTable> Lead<T> {
             beat_at: now,
             tables: Tables {
                 is_live: false,
+                state: State::Stale,
                 is_altered: false,
                 why: "the relay has begun".to_string(),
             },
@@ -260,17 +263,17 @@ impl<T: SupervisedTable> Lead<T> {
     fn publish_events(&mut self) {
         let now = Instant::now();
         let mut batch = Batch::default();
-        let mut told = if self.tables.is_live {
-            State::Live
-        } else {
-            State::Stale
-        };
+        let mut told = self.tables.state;
         let events: Vec<SupervisorEvent> = self.supervisor.take_events().collect();
         for event in events {
             match event {
                 SupervisorEvent::Driver(DriverEvent::Row { table, change, .. }) => {
                     // Rows of another shape are no rows of this log.
                     if !self.tables.is_altered {
+                        // The changes that came during a comparison: one of each row, the last.
+                        if told != State::Live {
+                            self.become_live(false, now);
+                        }
                         let config = self.supervisor.target(table).config();
                         let name = name_of(config);
                         let op = row_op(&config.shape, &change);
@@ -326,7 +329,16 @@ impl<T: SupervisedTable> Lead<T> {
 
     /// Publishes that nothing is known of PostgreSQL if that is so since the last call.
     fn note_state(&mut self, state: State, now: Instant) {
-        let is_live = state == State::Live && !self.tables.is_altered;
+        self.tables.state = state;
+        // While a table is compared no change is taken in: the rows are those of the last proof.
+        let is_held = state == State::CatchingUp && self.questions.is_comparing();
+        let is_live =
+            (state == State::Live || (is_held && self.tables.is_live)) && !self.tables.is_altered;
+        self.become_live(is_live, now);
+    }
+
+    /// Notes whether something is known of PostgreSQL.
+    fn become_live(&mut self, is_live: bool, now: Instant) {
         if std::mem::replace(&mut self.tables.is_live, is_live) == is_live {
             return;
         }

@@ -8,7 +8,7 @@
 //!
 //! An empty answer says that nobody can tell now, and that the node should ask again.
 
-use crate::log::TableName;
+use crate::log::{Position, TableName};
 use crate::postgres::{ComparisonReport, Finding, FindingKind};
 use crate::table_cache::{KeyBuf, TableShape};
 use crate::transaction::TransactionToken;
@@ -85,8 +85,14 @@ impl Question {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RelayReport {
     /// Why the comparison proves nothing; `None` if it does.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) inconclusive: Option<String>,
+    /// Whether there is no comparison now, and the node should ask again.
+    #[serde(default)]
+    pub(super) is_busy: bool,
+    /// The term of the relay that has compared.
+    #[serde(default)]
+    pub(crate) term: Option<Position>,
     rows: usize,
     missing: usize,
     stale: usize,
@@ -109,14 +115,16 @@ impl RelayReport {
     /// The most bytes of a key that is named.
     const LONGEST_KEY: usize = 1024;
 
-    /// Makes the answer for a comparison.
-    pub(super) fn of(report: &ComparisonReport) -> Self {
+    /// Makes the answer for a comparison in the term of `position`.
+    pub(super) fn of(report: &ComparisonReport, position: Position) -> Self {
         let named = report
             .findings
             .iter()
             .filter(|finding| finding.key.len() <= Self::LONGEST_KEY);
         Self {
             inconclusive: None,
+            is_busy: false,
+            term: Some(position),
             rows: report.rows,
             missing: report.missing,
             stale: report.stale,
@@ -132,15 +140,31 @@ impl RelayReport {
     }
 
     /// Makes the answer for a comparison that proves nothing.
-    pub(super) fn inconclusive(why: String) -> Self {
+    pub(crate) fn inconclusive(why: String) -> Self {
         Self {
             inconclusive: Some(why),
+            is_busy: false,
+            term: None,
             rows: 0,
             missing: 0,
             stale: 0,
             ghosts: 0,
             findings: Vec::new(),
         }
+    }
+
+    /// Makes the answer that the node should ask again.
+    pub(super) fn busy() -> Self {
+        Self {
+            is_busy: true,
+            ..Self::inconclusive("the relay is busy".to_string())
+        }
+    }
+
+    /// Returns whether the comparison was made by the relay that writes at `position`.
+    pub(crate) fn is_of_term(&self, position: Option<Position>) -> bool {
+        let terms = self.term.zip(position);
+        terms.is_some_and(|(own, other)| own.epoch == other.epoch)
     }
 
     /// Returns the report for a node whose rows are those of the relay, and of which `kept_out` do

@@ -141,6 +141,12 @@ pub(super) async fn load(
 ) -> Result<(), LogError> {
     /// The parts that are asked for before the first has come.
     const TOGETHER: usize = 4;
+    /// The bytes that are decompressed at once. A few bytes can stand for 128 kB of text.
+    const SLICE: usize = 1 << 10;
+    /// The text that is collected before its rows are read.
+    const TEXT: usize = 4 << 20;
+    /// The longest row. A row is sent as one message, too.
+    const LONGEST_LINE: usize = 64 << 20;
     let unreadable = |why: String| LogError::Snapshot {
         snapshot: snapshot.name.clone(),
         why,
@@ -155,18 +161,27 @@ pub(super) async fn load(
     let mut table = 0;
     while let Some((part, bytes)) = parts.try_next().await? {
         let bytes = bytes.ok_or_else(|| unreadable(format!("part {part} is missing")))?;
-        let decoded = decoder.write_all(&bytes).and_then(|()| decoder.flush());
-        decoded.map_err(|error| unreadable(error.to_string()))?;
-        let text = decoder.get_mut();
-        let whole = text.iter().rposition(|byte| *byte == b'\n');
-        let Some(end) = whole.map(|at| at + 1) else {
-            continue;
-        };
-        let batch = read_lines(&text[..end], &mut table).map_err(unreadable)?;
-        text.drain(..end);
-        // Whoever loads may have given up.
-        if rows.send(batch).await.is_err() {
-            return Ok(());
+        let mut slices = bytes.chunks(SLICE).peekable();
+        while let Some(slice) = slices.next() {
+            let decoded = decoder.write_all(slice).and_then(|()| decoder.flush());
+            decoded.map_err(|error| unreadable(error.to_string()))?;
+            let text = decoder.get_mut();
+            if slices.peek().is_some() && text.len() < TEXT {
+                continue;
+            }
+            let whole = text.iter().rposition(|byte| *byte == b'\n');
+            let Some(end) = whole.map(|at| at + 1) else {
+                if text.len() > LONGEST_LINE {
+                    return Err(unreadable("a row is too long".to_string()));
+                }
+                continue;
+            };
+            let batch = read_lines(&text[..end], &mut table).map_err(unreadable)?;
+            text.drain(..end);
+            // Whoever loads may have given up.
+            if rows.send(batch).await.is_err() {
+                return Ok(());
+            }
         }
     }
     if decoder.get_ref().is_empty() {

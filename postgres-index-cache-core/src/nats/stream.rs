@@ -409,19 +409,27 @@ impl NatsLog {
         }
     }
 
-    /// Asks whoever writes the log to compare the cache of a table with the table.
+    /// Asks whoever writes the log to compare the cache of a table with the table. Without end if
+    /// nobody does.
     pub(crate) async fn verify(&self, table: &TableName) -> RelayReport {
         let question = Question::Verify(table.clone());
-        let answer = self.request(&question, VERIFY_PATIENCE).await;
-        let report = answer.and_then(|answer| serde_json::from_slice(&answer).ok());
-        report.unwrap_or_else(|| {
-            RelayReport::inconclusive("no relay has compared the table".to_string())
-        })
+        loop {
+            let answer = self.request(&question, VERIFY_PATIENCE).await;
+            let report = answer.map(|answer| serde_json::from_slice::<RelayReport>(&answer));
+            match report {
+                Some(Ok(report)) if !report.is_busy => return report,
+                // Nobody can tell now, or nobody is there.
+                Some(_) | None => tokio::time::sleep(ASK_AGAIN).await,
+            }
+        }
     }
 
     /// Asks a question. Returns the answer; `None` if there is none in time.
     async fn request(&self, question: &Question, patience: Duration) -> Option<Bytes> {
+        // An inbox of its own: the client remembers a shared one until the answer comes, and it may
+        // never come.
         let request = Request::new()
+            .inbox(self.client.new_inbox())
             .payload(question.to_json().into())
             .timeout(Some(patience));
         let answer = self.client.send_request(self.name.ask(), request).await;

@@ -259,16 +259,60 @@ async fn rows_that_do_not_fit_are_kept_out_and_the_others_are_proven() {
     // Had a digest been another one than the relay's, a snapshot would have been loaded.
     assert_eq!(replica.stats().counters.reloads, 0);
 
-    execute(&client, "INSERT INTO kv VALUES (1, NULL)").await;
-    fence(&replica).await;
+    // Where rows are refused that do not fit, the table is stale until the row fits.
     let mut refusing = builder(&nats).await;
-    refusing.model::<Strict>();
+    let kv = refusing.model::<Strict>();
     refusing.on_misfit(OnMisfit::Refuse);
-    let error = refused(refusing).await;
+    let replica = open(refusing).await;
+    execute(&client, "INSERT INTO kv VALUES (1, NULL)").await;
+    until_status(&replica, |status| {
+        matches!(status, ReplicaStatus::Stale { table: Some(table), .. } if &**table == "kv")
+    })
+    .await;
+    let mut late = builder(&nats).await;
+    late.model::<Strict>();
+    late.on_misfit(OnMisfit::Refuse);
+    let error = refused(late).await;
     assert!(
-        matches!(&error, ReplicaError::NotKept(why) if why.contains("does not fit the model")),
+        matches!(&error, ReplicaError::NotKept(why) if why.starts_with("1: ")),
         "{error}"
     );
+    execute(&client, "UPDATE kv SET v = 'fits' WHERE id = 1").await;
+    fence(&replica).await;
+    let rows = replica.read(&kv);
+    assert!(rows.is_live() && rows.len() == 1, "{}", rows.status());
+}
+
+/// The relay may publish where a node may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_answers_into_inboxes_alone() {
+    let (database, nats) = (shop().await, Nats::start());
+    let _relay = ready(&database, &nats).await;
+    let (replica, kv) = replica_of_kv(&nats).await;
+    let asking = client(&nats).await;
+    for reply in [
+        "pgic.shop.log.ctl",
+        "pgic.shop.snap.list",
+        "$JS.API.STREAM.PURGE.PGIC_shop",
+    ] {
+        for question in ["", "x", r#"{"verify":{"schema":"a","table":"b"}}"#] {
+            let published = asking.publish_with_reply("pgic.shop.ask", reply, question.into());
+            published.await.expect("publish");
+        }
+    }
+    asking.flush().await.expect("flush");
+    let client = database.client().await;
+    execute(&client, "UPDATE kv SET v = 'still' WHERE id = 1").await;
+    fence(&replica).await;
+    let rows = replica.read(&kv);
+    assert_eq!(
+        rows.get_by_primary(&1).and_then(|row| row.v.as_deref()),
+        Some("still")
+    );
+    drop(rows);
+    assert_eq!(replica.stats().counters.reloads, 0);
+    let (late, kv) = replica_of_kv(&nats).await;
+    assert_eq!(late.read(&kv).len(), 5000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -400,8 +444,15 @@ async fn a_relay_compares_for_its_nodes() {
             Verification::Inconclusive(why) => panic!("{why}"),
         }
     };
+    let (other, _) = replica_of_kv(&nats).await;
+    let mut events = other.events();
     let report = verify().await;
     assert_eq!((report.rows, report.differing()), (5000, 0));
+    let unheard = tokio::time::timeout(Duration::from_millis(300), events.next()).await;
+    assert!(
+        unheard.is_err(),
+        "a comparison is no matter to other nodes: {unheard:?}"
+    );
     // Nobody announces this.
     let client = database.client().await;
     execute(

@@ -4,6 +4,9 @@ use super::Follow;
 use crate::log::TableName;
 use crate::postgres::Verification;
 
+/// Why a comparison proves nothing if another relay writes by now.
+pub(crate) const OTHER_TERM: &str = "another relay has begun to write meanwhile";
+
 impl Follow {
     /// Compares the rows of a table with PostgreSQL: has the relay compare its cache with the table,
     /// and then waits for a fence, whose digest proves that the rows here are the relay's. Waits
@@ -16,11 +19,15 @@ impl Follow {
             return Verification::Inconclusive("the log has no such table".to_string());
         };
         let log = self.log.clone();
+        let term = self.position().map(|position| position.epoch);
         let mut asking = std::pin::pin!(log.verify(table));
         let report = loop {
             tokio::select! {
                 report = &mut asking => break report,
                 () = self.step() => {}
+            }
+            if self.position().map(|position| position.epoch) != term {
+                return Verification::Inconclusive(OTHER_TERM.to_string());
             }
         };
         if let Some(why) = report.inconclusive {
@@ -29,6 +36,9 @@ impl Follow {
         let fence = self.ask_for_fence();
         while !self.has_reached(fence) {
             self.step().await;
+        }
+        if !report.is_of_term(self.position()) {
+            return Verification::Inconclusive(OTHER_TERM.to_string());
         }
         Verification::Compared(report.for_node(&shape, 0))
     }

@@ -11,20 +11,24 @@ use crate::transaction::TransactionToken;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
 /// The nodes of which one fence answers the questions.
 const MOST_ASKED: usize = 100_000;
 
 /// The transactions that are waited for at once, for all nodes together.
-const MOST_TRANSACTIONS: usize = 10_000;
+const MOST_TRANSACTIONS: usize = 1_000;
 
 /// How long a transaction is waited for, before the node is told to ask again.
 const TRANSACTION_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The comparisons that are asked for at once.
-const MOST_COMPARISONS: usize = 100;
+/// The share of the time in which tables are compared, as one of so many parts: nothing is proven
+/// meanwhile.
+const COMPARED_SHARE: u32 = 4;
+
+/// The beginning of subjects to which questions are answered.
+const INBOX: &str = "_INBOX.";
 
 /// The questions that are not answered yet.
 pub(super) struct Questions {
@@ -33,8 +37,17 @@ pub(super) struct Questions {
     pub(super) transactions: TransactionWaiters,
     /// The room for further questions for transactions.
     room: Arc<Semaphore>,
-    /// The comparisons that are underway, and who asked for them.
-    comparisons: Vec<(QuestionId, Subject)>,
+    comparison: Option<Comparison>,
+    /// When the next comparison may begin.
+    compare_at: Instant,
+}
+
+/// A comparison that is underway.
+struct Comparison {
+    question: QuestionId,
+    /// Who asked for it.
+    inbox: Subject,
+    began: Instant,
 }
 
 impl Questions {
@@ -43,8 +56,14 @@ impl Questions {
             asked: Vec::new(),
             transactions: TransactionWaiters::new(),
             room: Arc::new(Semaphore::new(MOST_TRANSACTIONS)),
-            comparisons: Vec::new(),
+            comparison: None,
+            compare_at: Instant::now(),
         }
+    }
+
+    /// Returns whether a table is compared with its cache.
+    pub(super) fn is_comparing(&self) -> bool {
+        self.comparison.is_some()
     }
 }
 
@@ -52,7 +71,9 @@ impl<T: SupervisedTable> Lead<T> {
     /// Takes a question. Whoever asks while nothing can be proven is told so at once, and asks again:
     /// questions of days would fill the memory.
     pub(super) fn take_question(&mut self, question: Message) {
-        let Some(inbox) = question.reply else { return };
+        // The relay may publish where a node may not, and answers into inboxes alone.
+        let inbox = question.reply.filter(|inbox| inbox.starts_with(INBOX));
+        let Some(inbox) = inbox else { return };
         let question = Question::parse(&question.payload);
         match question.filter(|_| self.tables.is_live) {
             Some(Question::Fence) if self.questions.asked.len() < MOST_ASKED => {
@@ -60,30 +81,36 @@ impl<T: SupervisedTable> Lead<T> {
             }
             Some(Question::Transaction(transaction)) => self.wait_for(transaction, inbox),
             Some(Question::Verify(table)) => {
-                if let Err(why) = self.compare(&table, &inbox) {
-                    self.send_report(inbox, Err(why));
+                if let Err(report) = self.compare(&table, &inbox) {
+                    self.send_report(inbox, &report);
                 }
             }
             Some(Question::Fence) | None => self.answer(vec![inbox], None),
         }
     }
 
-    /// Compares the cache of a table with the table.
+    /// Compares the cache of a table with the table, one after the other: nothing is proven meanwhile.
     ///
     /// # Errors
-    /// If that cannot be, with the reason.
-    fn compare(&mut self, table: &TableName, inbox: &Subject) -> Result<(), String> {
-        if self.questions.comparisons.len() >= MOST_COMPARISONS {
-            return Err("too many nodes compare at once".to_string());
+    /// The answer, if there is no comparison.
+    fn compare(&mut self, table: &TableName, inbox: &Subject) -> Result<(), RelayReport> {
+        if self.questions.comparison.is_some() || Instant::now() < self.questions.compare_at {
+            return Err(RelayReport::busy());
         }
         let at = self
             .supervisor
             .targets()
-            .position(|target| name_of(target.config()) == *table)
-            .ok_or_else(|| format!("the relay has no table {}.{}", table.schema, table.name))?;
+            .position(|target| name_of(target.config()) == *table);
+        let missing = || format!("the relay has no table {}.{}", table.schema, table.name);
+        let at = at.ok_or_else(|| RelayReport::inconclusive(missing()))?;
         let asked = self.supervisor.driver_mut().ask_to_verify(TableId(at));
-        let question = asked.map_err(|error| chain(&error))?;
-        self.questions.comparisons.push((question, inbox.clone()));
+        let question = asked.map_err(|error| RelayReport::inconclusive(chain(&error)))?;
+        self.tables.why = format!("{} was compared with the table", table.name);
+        self.questions.comparison = Some(Comparison {
+            question,
+            inbox: inbox.clone(),
+            began: Instant::now(),
+        });
         Ok(())
     }
 
@@ -116,22 +143,29 @@ impl<T: SupervisedTable> Lead<T> {
     pub(super) fn answer_questions(&mut self) {
         let driver = self.supervisor.driver_mut();
         self.questions.transactions.answer(driver);
-        for (question, inbox) in std::mem::take(&mut self.questions.comparisons) {
-            match self.supervisor.driver_mut().take_verification(question) {
-                Some(Verification::Compared(report)) => {
-                    self.send_report(inbox, Ok(RelayReport::of(&report)));
-                }
-                Some(Verification::Inconclusive(why)) => self.send_report(inbox, Err(why)),
-                None => self.questions.comparisons.push((question, inbox)),
+        let Some(comparison) = self.questions.comparison.take() else {
+            return;
+        };
+        let driver = self.supervisor.driver_mut();
+        let report = match driver.take_verification(comparison.question) {
+            Some(Verification::Compared(report)) => {
+                RelayReport::of(&report, self.writer.position())
             }
-        }
+            Some(Verification::Inconclusive(why)) => RelayReport::inconclusive(why),
+            None => {
+                self.questions.comparison = Some(comparison);
+                return;
+            }
+        };
+        let took = comparison.began.elapsed();
+        self.questions.compare_at = Instant::now() + took * (COMPARED_SHARE - 1);
+        self.send_report(comparison.inbox, &report);
     }
 
     /// Answers a question for a comparison.
-    fn send_report(&self, inbox: Subject, report: Result<RelayReport, String>) {
-        let report = report.unwrap_or_else(RelayReport::inconclusive);
+    fn send_report(&self, inbox: Subject, report: &RelayReport) {
         // Texts and numbers: nothing can fail.
-        let answer = serde_json::to_vec(&report).unwrap_or_default();
+        let answer = serde_json::to_vec(report).unwrap_or_default();
         send(self.log.clone(), vec![inbox], answer.into());
     }
 

@@ -54,8 +54,12 @@ impl RequestedTable {
         };
         let make_writer = move |on_misfit| -> MakeWriter {
             *cache.write() = ModelCache::new(on_misfit);
+            let last = Mutex::new(None);
             Box::new(move |shape| {
-                cache.write().take_rows_of(shape);
+                // A reader may hold the cache's lock, which is not waited for without need.
+                if last.lock().replace(Arc::clone(shape)).as_ref() != Some(shape) {
+                    cache.write().take_rows_of(shape);
+                }
                 let decoder = ModelDecoder::<T>::new(Arc::clone(shape), on_misfit);
                 Box::new(SinkWriter::new(Arc::clone(&cache), decoder))
             })

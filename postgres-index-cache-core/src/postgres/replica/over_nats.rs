@@ -65,8 +65,9 @@ impl Replica {
     ///   does not publish that a row was written, if what it keeps of the row is the same.
     /// - The columns are those that the relay keeps. A model may read fewer.
     ///
-    /// `client` is the application's: TLS, credentials and servers are set there. Give a replica a
-    /// client of its own, since a slow one delays what waits behind it.
+    /// `client` is the application's: TLS, credentials and servers are set there. Keep its prefix of
+    /// inboxes, `_INBOX`: a relay answers to nothing else. Give a replica a client of its own, since a
+    /// slow one delays what waits behind it.
     ///
     /// ```no_run
     /// use postgres_index_cache_core::{CacheModel, Replica, async_nats, uuid::Uuid};
@@ -168,7 +169,7 @@ impl NatsReplicaBuilder {
             .iter()
             .map(|table| Arc::clone(&table.name))
             .collect();
-        let caches = ModelCaches::new(self.log, self.tables, self.on_misfit);
+        let caches = ModelCaches::new(self.log, self.tables);
         let found = caches.found();
         let roll = Roll::new(&log, node.clone()).await?;
         let follow = Follow::open_into(log, Box::new(caches), self.max_memory).await?;
@@ -178,7 +179,7 @@ impl NatsReplicaBuilder {
         let publisher = Publisher::new(names, Arc::clone(&status), events.clone());
         #[cfg(feature = "metrics")]
         let publisher = publisher.with_metrics_of(&node);
-        let mut task = NodeTask::new(follow, found, publisher, received, roll);
+        let mut task = NodeTask::new(follow, found, publisher, received, roll, self.on_misfit);
         task.until_live().await?;
         let task = tokio::spawn(task.run().instrument(span));
         Ok(Replica {

@@ -29,6 +29,8 @@ pub(super) type Found = Vec<Result<FoundTable, ReplicaError>>;
 /// A table that the application wants.
 struct WantedTable {
     name: Arc<str>,
+    /// The table that was meant by the name when it was found first.
+    resolved: Option<TableName>,
     needs: ModelNeeds,
     make_writer: MakeWriter,
 }
@@ -42,11 +44,13 @@ pub(super) struct ModelCaches {
 }
 
 impl ModelCaches {
-    pub(super) fn new(log: String, requested: Vec<RequestedTable>, on_misfit: OnMisfit) -> Self {
+    pub(super) fn new(log: String, requested: Vec<RequestedTable>) -> Self {
         let wanted = requested.into_iter().map(|table| WantedTable {
             name: table.name,
+            resolved: None,
             needs: table.needs,
-            make_writer: (table.make_writer)(on_misfit),
+            // A row that does not fit is kept out in any case: the log's next entry may mend it.
+            make_writer: (table.make_writer)(OnMisfit::Quarantine),
         });
         Self {
             log,
@@ -60,16 +64,23 @@ impl ModelCaches {
         Arc::clone(&self.found)
     }
 
-    /// Returns the place, among the log's tables, of the one that an application calls `name`.
+    /// Returns the place, among the log's tables, of the one that an application wants. A name keeps
+    /// the schema in which its table was found first.
     ///
     /// # Errors
     /// If there is none, or several.
-    fn place(&self, name: &str, described: &[TableDescription]) -> Result<usize, ReplicaError> {
+    fn place(
+        &self,
+        wanted: &WantedTable,
+        described: &[TableDescription],
+    ) -> Result<usize, ReplicaError> {
+        let name = &*wanted.name;
         let parts = parse_name(name).unwrap_or_default();
-        let fits = |table: &TableDescription| match parts.as_slice() {
-            [only] => table.table == *only,
-            [schema, only] => table.schema == *schema && table.table == *only,
-            _ => false,
+        let fits = |table: &TableDescription| match (&wanted.resolved, parts.as_slice()) {
+            (Some(resolved), _) => table.name() == *resolved,
+            (None, [only]) => table.table == *only,
+            (None, [schema, only]) => table.schema == *schema && table.table == *only,
+            (None, _) => false,
         };
         let mut places = described.iter().enumerate();
         let mut next = || places.find(|(_, table)| fits(table)).map(|(at, _)| at);
@@ -104,7 +115,7 @@ impl Caches for ModelCaches {
         let mut taken: HashSet<usize> = HashSet::new();
         let mut found = Found::new();
         for wanted in &self.wanted {
-            let at = self.place(&wanted.name, described).and_then(|at| {
+            let at = self.place(wanted, described).and_then(|at| {
                 if !taken.insert(at) {
                     return Err(ReplicaError::Twice(wanted.name.to_string()));
                 }
@@ -121,6 +132,11 @@ impl Caches for ModelCaches {
                 }
                 Err(error) => Err(error),
             });
+        }
+        for (wanted, table) in self.wanted.iter_mut().zip(&found) {
+            if let Ok(found) = table {
+                wanted.resolved.get_or_insert_with(|| found.name.clone());
+            }
         }
         *self.found.lock() = found;
         Ok(writers)

@@ -2,11 +2,12 @@
 //! answers commands.
 
 use super::caches::{Found, FoundTable};
-use crate::log::TableName;
+use crate::log::{Epoch, TableName};
 use crate::model::panic_text;
 use crate::nats::{
-    Follow, FollowEvent, LogError, LogNode, LogNodeTable, NatsLog, RelayReport, random,
+    Follow, FollowEvent, LogError, LogNode, LogNodeTable, NatsLog, OTHER_TERM, RelayReport, random,
 };
+use crate::postgres::apply::models::OnMisfit;
 use crate::postgres::apply::sink::RowEvent;
 use crate::postgres::driver::{CacheSize, Verification};
 use crate::postgres::replica::builder::host_name;
@@ -24,7 +25,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// The time between two looks whether a reader's lock holds changes up.
 const LOOK: Duration = Duration::from_millis(100);
@@ -99,9 +100,10 @@ pub(super) struct NodeTask {
     waiters: Vec<Waiter>,
     asking: FuturesUnordered<Asking>,
     roll: Roll,
+    on_misfit: OnMisfit,
+    /// The term of the relay, for those who wait for a comparison in it.
+    term: watch::Sender<Option<Epoch>>,
     stats: Stats,
-    /// When the rows were last known to be live.
-    live_at: Option<Instant>,
     /// Why the rows are not live, as it was told last; `None` while they are.
     told: Option<Arc<str>>,
     /// Since when changes wait for a reader, who holds the lock of a cache.
@@ -117,6 +119,7 @@ impl NodeTask {
         publisher: Publisher,
         commands: mpsc::Receiver<Command>,
         roll: Roll,
+        on_misfit: OnMisfit,
     ) -> Self {
         Self {
             publisher,
@@ -126,8 +129,9 @@ impl NodeTask {
             waiters: Vec::new(),
             asking: FuturesUnordered::new(),
             roll,
+            on_misfit,
+            term: watch::Sender::new(None),
             stats: Stats::default(),
-            live_at: None,
             told: None,
             waiting_since: None,
             measured_at: None,
@@ -146,13 +150,6 @@ impl NodeTask {
                     tracing::warn!(why, "the log cannot be followed yet");
                 }
             }
-            let is_refused = self.found.lock().iter().any(Result::is_err);
-            if is_refused {
-                let mut found = std::mem::take(&mut *self.found.lock()).into_iter();
-                if let Some(error) = found.find_map(Result::err) {
-                    return Err(error);
-                }
-            }
             if let Some(why) = self.follow.broken() {
                 return Err(ReplicaError::NotKept(why.to_string()));
             }
@@ -161,6 +158,23 @@ impl NodeTask {
             }
             if self.follow.is_live() {
                 break;
+            }
+        }
+        // Not before: an older snapshot may have had other tables.
+        let mut found = self.found.lock();
+        if found.iter().any(Result::is_err) {
+            let mut found = std::mem::take(&mut *found).into_iter();
+            if let Some(error) = found.find_map(Result::err) {
+                return Err(error);
+            }
+        }
+        drop(found);
+        if self.on_misfit == OnMisfit::Refuse {
+            for (_, name) in self.names() {
+                let writer = self.follow.writer(&name);
+                if let Some((_, first)) = writer.and_then(|writer| writer.kept_out()) {
+                    return Err(ReplicaError::NotKept(first.clone()));
+                }
             }
         }
         // Nobody is told of the rows of the first load.
@@ -257,13 +271,15 @@ impl NodeTask {
             return;
         };
         let log = self.follow.log().clone();
+        let mut term = self.term.subscribe();
         self.asking.push(Box::pin(async move {
-            tokio::select! {
-                report = log.verify(&name) => {
-                    Some((Some(table), Answer::Verification(done, report)))
-                }
-                () = done.closed() => None,
-            }
+            let report = tokio::select! {
+                report = log.verify(&name) => report,
+                // Whoever was asked may be gone, and may have answered nothing.
+                _ = term.changed() => RelayReport::inconclusive(OTHER_TERM.to_string()),
+                () = done.closed() => return None,
+            };
+            Some((Some(table), Answer::Verification(done, report)))
         }));
     }
 
@@ -279,6 +295,9 @@ impl NodeTask {
                 self.stats.counters.reloads += 1;
             }
         }
+        let term = self.follow.position().map(|position| position.epoch);
+        self.term
+            .send_if_modified(|known| std::mem::replace(known, term) != term);
         self.publish_status();
         self.publish_rows();
         self.publish_figures();
@@ -336,7 +355,7 @@ impl NodeTask {
             match found {
                 Err(error) => {
                     let why = error.to_string().into();
-                    self.publisher.stale(table, why, self.live_at);
+                    self.publisher.stale(table, why, self.follow.proven_at());
                 }
                 Ok(_) if !is_live => {}
                 // A reader holds the lock, and the rows lack what has come since.
@@ -346,12 +365,17 @@ impl NodeTask {
                 Ok(found) => {
                     let writer = self.follow.writer(&found.name);
                     let kept_out = writer.and_then(|writer| writer.kept_out().cloned());
-                    self.publisher.live(table, kept_out.as_ref());
+                    match kept_out {
+                        Some((_, first)) if self.on_misfit == OnMisfit::Refuse => {
+                            let proven_at = self.follow.proven_at();
+                            self.publisher.stale(table, first.into(), proven_at);
+                        }
+                        kept_out => self.publisher.live(table, kept_out.as_ref()),
+                    }
                 }
             }
         }
         if is_live {
-            self.live_at = Some(now);
             self.told = None;
             return;
         }
@@ -361,7 +385,7 @@ impl NodeTask {
                 self.stats.counters.gaps += 1;
             }
             let is_held = |table: usize| found.get(table).is_some_and(Result::is_err);
-            let since = moment(self.live_at);
+            let since = moment(self.follow.proven_at());
             self.publisher.all_stale(Arc::clone(&why), since, is_held);
             self.told = Some(why);
         }
@@ -436,9 +460,12 @@ impl NodeTask {
         }
         let found = Arc::clone(&self.found);
         let found = found.lock();
+        let is_stale: Vec<bool> = (0..self.publisher.tables())
+            .map(|table| matches!(self.publisher.status(table), ReplicaStatus::Stale { .. }))
+            .collect();
         let is_followed = |table: Option<usize>| match table {
-            Some(table) => found.get(table).is_some_and(Result::is_ok),
-            None => found.iter().all(Result::is_ok),
+            Some(table) => !is_stale[table],
+            None => !is_stale.contains(&true),
         };
         for waiter in std::mem::take(&mut self.waiters) {
             if self.follow.has_reached(waiter.fence) && is_followed(waiter.table) {
@@ -466,6 +493,9 @@ impl NodeTask {
                 let kept_out = writer.and_then(|writer| writer.kept_out().map(|(count, _)| *count));
                 drop(answer.send(match &report.inconclusive {
                     Some(why) => Verification::Inconclusive(why.clone()),
+                    None if !report.is_of_term(self.follow.position()) => {
+                        Verification::Inconclusive(OTHER_TERM.to_string())
+                    }
                     None => Verification::Compared(report.for_node(shape, kept_out.unwrap_or(0))),
                 }));
             }
