@@ -480,6 +480,20 @@ async fn commits_that_cannot_notify_are_found() {
     )
     .await;
     execute(&admin, "SELECT pg_reload_conf()").await;
+    // The server reads the file after that call.
+    let is_read = tokio::time::timeout(crate::support::DEADLINE, async {
+        let setting = "SELECT current_setting('synchronous_standby_names')";
+        while database
+            .client()
+            .await
+            .query_one(setting, &[])
+            .await
+            .unwrap()
+            .get::<_, String>(0)
+            .is_empty()
+        {}
+    });
+    is_read.await.expect("the setting is read");
     let mut blocked = Vec::new();
     for _ in 0..2 {
         let client = database.client().await;

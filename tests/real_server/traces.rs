@@ -42,7 +42,7 @@ async fn statements_are_traced_once_and_the_engine_twice_verbose() {
         // The proof that the session is ours, and a query of the catalogue.
         "connection=\"fences\" sql=\"BEGIN ISOLATION LEVEL READ COMMITTED NOT DEFERRABLE; SELECT \
             pg_catalog.pg_backend_pid(); COMMIT\"",
-        "connection=\"commands\" sql=\"WITH callers (function, roots) AS ",
+        "connection=\"commands\" sql=\"WITH shared (function) AS ",
         "connection=\"listening\" sql=\"SELECT pg_catalog.set_config",
         "LISTEN \\\"cache_invalidation\\\"",
         "connection=\"reading\" sql=\"COPY ",
