@@ -504,9 +504,13 @@ impl Follow {
                     let why = why.to_string();
                     tracing::warn!(why, "the rows of the log cannot be kept");
                     self.why.clone_from(&why);
-                    self.events.push_back(FollowEvent::Failed(why));
-                    self.disconnect(now);
-                    self.connect_at = Some(now + NOT_KEPT_RETRY);
+                    if self.image.is_too_large() {
+                        self.events.push_back(FollowEvent::Failed(why));
+                        self.disconnect(now);
+                        self.connect_at = Some(now + NOT_KEPT_RETRY);
+                    } else {
+                        self.is_of_no_use(number, why, now);
+                    }
                 }
             }
             LoadEvent::End(place) => {
@@ -519,6 +523,9 @@ impl Follow {
                     snapshot: Some(place),
                 };
                 self.node.handle(input, now);
+            }
+            LoadEvent::Failed(error @ LogError::Snapshot { .. }) => {
+                self.is_of_no_use(number, error.to_string(), now);
             }
             LoadEvent::Failed(error) => self.failed(&error, now),
         }
@@ -542,10 +549,11 @@ impl Follow {
                         self.why = format!("the relay {writer} has begun to write");
                     }
                     Body::Stale { why } => self.why = format!("the relay says: {why}"),
-                    Body::Proof(_) => {
+                    // Those that are stored were proven long ago.
+                    Body::Proof(_) if matches!(self.reading, Reading::Live { .. }) => {
                         self.proven_at = self.last_proof_at.replace(now).or(Some(now));
                     }
-                    Body::Rows(_) => {}
+                    Body::Proof(_) | Body::Rows(_) => {}
                 }
                 self.node
                     .message(read, sequence, &entry, &mut self.image, now);
@@ -594,6 +602,16 @@ impl Follow {
         });
     }
 
+    /// Notes that a snapshot is of no use. The node loads again after a while, and a relay that stands
+    /// by begins anew if that goes on.
+    fn is_of_no_use(&mut self, load: u64, why: String, now: Instant) {
+        self.loading = None;
+        self.why.clone_from(&why);
+        self.events.push_back(FollowEvent::Failed(why));
+        let snapshot = None;
+        self.node.handle(NodeInput::Loaded { load, snapshot }, now);
+    }
+
     /// Notes that NATS did not do what was asked for. The node begins again after a while.
     fn failed(&mut self, error: &LogError, now: Instant) {
         let why = crate::postgres::error_chain::chain(error);
@@ -607,6 +625,7 @@ impl Follow {
     fn disconnect(&mut self, now: Instant) {
         self.reading = Reading::Nothing;
         self.loading = None;
+        self.last_proof_at = None;
         self.node.handle(NodeInput::Disconnected, now);
     }
 

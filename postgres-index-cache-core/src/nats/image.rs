@@ -261,6 +261,11 @@ impl TablesImage {
         writers.any(|writer| writer.is_waiting())
     }
 
+    /// Returns whether the caches took more memory than they may.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.is_too_large
+    }
+
     /// Returns why the rows are not those of the log; `None` while they are.
     pub(super) fn broken(&self) -> Option<&str> {
         self.broken.as_deref()

@@ -273,9 +273,16 @@ impl NatsLog {
         let found = match self.context.get_stream(&stream).await {
             Ok(found) => found.cached_info().config.clone(),
             Err(error) if is_missing(&error) => {
-                let made = self.context.create_stream(wanted).await;
-                made.map_err(LogError::tried(format!("make the stream {stream}")))?;
-                return Ok(());
+                let Err(error) = self.context.create_stream(wanted.clone()).await else {
+                    return Ok(());
+                };
+                // Another relay that begins at the same time may have made it.
+                match self.soon(&stream).await {
+                    Some(found) => found,
+                    None => {
+                        return Err(LogError::tried(format!("make the stream {stream}"))(error));
+                    }
+                }
             }
             Err(error) => return Err(LogError::tried(tried)(error)),
         };
@@ -308,6 +315,18 @@ impl NatsLog {
             return foreign("max_msgs_per_subject", "1".to_string());
         }
         Ok(())
+    }
+
+    /// Returns the settings of a stream that somebody else may just be making; `None` if nobody is.
+    async fn soon(&self, stream: &str) -> Option<stream::Config> {
+        const TRIES: usize = 10;
+        for _ in 0..TRIES {
+            if let Ok(found) = self.context.get_stream(stream).await {
+                return Some(found.cached_info().config.clone());
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        None
     }
 
     /// Listens for the entries that are stored from now on.

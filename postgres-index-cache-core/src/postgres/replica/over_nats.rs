@@ -23,6 +23,7 @@ use caches::ModelCaches;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use task::{NodeTask, Roll};
 use tokio::sync::{broadcast, mpsc};
 use tracing::Instrument as _;
@@ -170,7 +171,7 @@ impl NatsReplicaBuilder {
             .map(|table| Arc::clone(&table.name))
             .collect();
         let caches = ModelCaches::new(self.log, self.tables);
-        let found = caches.found();
+        let (found, is_open) = (caches.found(), caches.is_open());
         let roll = Roll::new(&log, node.clone()).await?;
         let follow = Follow::open_into(log, Box::new(caches), self.max_memory).await?;
         let (commands, received) = mpsc::channel(64);
@@ -181,6 +182,7 @@ impl NatsReplicaBuilder {
         let publisher = publisher.with_metrics_of(&node);
         let mut task = NodeTask::new(follow, found, publisher, received, roll, self.on_misfit);
         task.until_live().await?;
+        is_open.store(true, Ordering::Relaxed);
         let task = tokio::spawn(task.run().instrument(span));
         Ok(Replica {
             status,

@@ -15,6 +15,7 @@ use crate::value::CellType;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A table of the replica as the log's last snapshot has it.
 #[derive(Debug, Clone)]
@@ -29,7 +30,7 @@ pub(super) type Found = Vec<Result<FoundTable, ReplicaError>>;
 /// A table that the application wants.
 struct WantedTable {
     name: Arc<str>,
-    /// The table that was meant by the name when it was found first.
+    /// The table that was meant by the name when the replica was opened.
     resolved: Option<TableName>,
     needs: ModelNeeds,
     make_writer: MakeWriter,
@@ -41,6 +42,8 @@ pub(super) struct ModelCaches {
     log: String,
     wanted: Vec<WantedTable>,
     found: Arc<Mutex<Found>>,
+    /// Whether the replica is open. Before that an older snapshot may have had other tables.
+    is_open: Arc<AtomicBool>,
 }
 
 impl ModelCaches {
@@ -56,6 +59,7 @@ impl ModelCaches {
             log,
             wanted: wanted.collect(),
             found: Arc::default(),
+            is_open: Arc::default(),
         }
     }
 
@@ -64,8 +68,13 @@ impl ModelCaches {
         Arc::clone(&self.found)
     }
 
+    /// Returns the place where is told that the replica is open.
+    pub(super) fn is_open(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_open)
+    }
+
     /// Returns the place, among the log's tables, of the one that an application wants. A name keeps
-    /// the schema in which its table was found first.
+    /// the schema that it had when the replica was opened.
     ///
     /// # Errors
     /// If there is none, or several.
@@ -108,6 +117,14 @@ impl Caches for ModelCaches {
         &mut self,
         described: &[TableDescription],
     ) -> Result<Vec<Option<Box<dyn CacheWriter>>>, LogError> {
+        if self.is_open.load(Ordering::Relaxed) {
+            let before = self.found.lock();
+            for (wanted, table) in self.wanted.iter_mut().zip(&*before) {
+                if let Ok(found) = table {
+                    wanted.resolved.get_or_insert_with(|| found.name.clone());
+                }
+            }
+        }
         let shapes = described.iter().map(TableDescription::checked_shape);
         let shapes: Vec<Arc<TableShape>> = shapes.collect::<Result<_, _>>()?;
         let mut writers: Vec<Option<Box<dyn CacheWriter>>> = Vec::new();
@@ -132,11 +149,6 @@ impl Caches for ModelCaches {
                 }
                 Err(error) => Err(error),
             });
-        }
-        for (wanted, table) in self.wanted.iter_mut().zip(&found) {
-            if let Ok(found) = table {
-                wanted.resolved.get_or_insert_with(|| found.name.clone());
-            }
         }
         *self.found.lock() = found;
         Ok(writers)

@@ -358,10 +358,6 @@ impl NodeTask {
                     self.publisher.stale(table, why, self.follow.proven_at());
                 }
                 Ok(_) if !is_live => {}
-                // A reader holds the lock, and the rows lack what has come since.
-                Ok(_) if is_waiting => {
-                    self.publisher.publish(table, ReplicaStatus::Loading, false);
-                }
                 Ok(found) => {
                     let writer = self.follow.writer(&found.name);
                     let kept_out = writer.and_then(|writer| writer.kept_out().cloned());
@@ -369,6 +365,10 @@ impl NodeTask {
                         Some((_, first)) if self.on_misfit == OnMisfit::Refuse => {
                             let proven_at = self.follow.proven_at();
                             self.publisher.stale(table, first.into(), proven_at);
+                        }
+                        // A reader holds the lock, and the rows lack what has come since.
+                        _ if is_waiting => {
+                            self.publisher.publish(table, ReplicaStatus::Loading, false);
                         }
                         kept_out => self.publisher.live(table, kept_out.as_ref()),
                     }
