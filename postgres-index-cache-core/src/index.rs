@@ -104,6 +104,21 @@ impl MultiIndex {
         self.lists.insert(&mut self.table, hashed, is_same, keys);
     }
 
+    /// Adds rows, each by its slot and the hash of its value, after their lines were asked for.
+    /// `is_same` says whether the rows in two slots have the same value.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn insert_touched(
+        &mut self,
+        slots: &[Hashed],
+        is_same: impl Fn(u32, u32) -> bool,
+        keys: &impl Keys,
+    ) {
+        std::hint::black_box(self.touch(slots.iter().map(|hashed| hashed.hash)));
+        for &Hashed { hash, entry: slot } in slots {
+            self.insert(hash, slot, |other| is_same(other, slot), keys);
+        }
+    }
+
     /// Adds many rows at once, each by its slot and the hash of its value. `is_same` says whether
     /// the rows in two slots have the same value. `ordered` is room that is used again.
     pub(crate) fn insert_all(

@@ -93,7 +93,14 @@ pub struct IdxModelCache<T: CacheModel> {
     /// Whether a change has begun and not ended. Only code of the model's types that panics where it
     /// must not (`hash`, `eq`, `cmp`) leaves that behind, and the invariants with it.
     is_torn: bool,
+    /// The number of rows whose entries in the indexes are put off: invariant 3 does not hold for
+    /// them yet.
+    #[cfg(feature = "postgres")]
+    put_off: usize,
 }
+
+/// The way in which a new row is entered in the indexes of its model.
+type Link<T> = fn(&mut <T as CacheModel>::Indexes, &StoredRows<T>, u32);
 
 /// The primary keys of the rows that an index found.
 #[derive(Clone)]
@@ -145,6 +152,8 @@ impl<T: CacheModel> IdxModelCache<T> {
             digests: SegVec::new(),
             expected,
             is_torn: false,
+            #[cfg(feature = "postgres")]
+            put_off: 0,
         }
     }
 
@@ -183,7 +192,7 @@ impl<T: CacheModel> IdxModelCache<T> {
         if self.contains_primary(&key) {
             return Err(CacheError::DuplicateKey(key));
         }
-        self.store_new(key, row).map(drop)
+        self.store_new(key, row, T::Indexes::link).map(drop)
     }
 
     /// Stores a row. Replaces and returns the row with the same primary key, if there is one.
@@ -195,7 +204,7 @@ impl<T: CacheModel> IdxModelCache<T> {
         let Some(slot) = self.slot(&key) else {
             // Memory is exhausted long before this can fail: the keys and the key table of 2^31
             // rows alone take about 50 GB.
-            self.store_new(key, row)
+            self.store_new(key, row, T::Indexes::link)
                 .expect("a cache of 2^31 rows cannot take another");
             return None;
         };
@@ -217,6 +226,8 @@ impl<T: CacheModel> IdxModelCache<T> {
 
     /// Removes the row with this primary key and returns it.
     pub fn remove(&mut self, key: &T::Key) -> Option<T> {
+        #[cfg(feature = "postgres")]
+        self.link_put_off();
         let hash = self.stored.hash_of(key);
         let slot = self.slot(key)?;
         self.is_torn = true;
@@ -237,6 +248,17 @@ impl<T: CacheModel> IdxModelCache<T> {
         row: T,
         digest: [u8; 16],
     ) -> Result<(u32, Upserted, Option<T>), StoreError> {
+        self.put_linked(row, digest, T::Indexes::link)
+    }
+
+    /// Does the work of [`put_digested`](Self::put_digested). `link` enters a new row in the indexes.
+    #[cfg(feature = "postgres")]
+    fn put_linked(
+        &mut self,
+        row: T,
+        digest: [u8; 16],
+        link: Link<T>,
+    ) -> Result<(u32, Upserted, Option<T>), StoreError> {
         let key = row.key();
         // Two rows with one digest are taken for the same row. A digest is 128 bits of a SHA-256:
         // nobody can make two such rows.
@@ -249,12 +271,47 @@ impl<T: CacheModel> IdxModelCache<T> {
                 (slot, Upserted::Changed, old)
             }
             None => {
-                let slot = self.store_new(key, row).map_err(|_| StoreError::Full)?;
+                let slot = self
+                    .store_new(key, row, link)
+                    .map_err(|_| StoreError::Full)?;
                 (slot, Upserted::Added, None)
             }
         };
         self.digests.set(slot, digest);
         Ok((slot, upserted, old))
+    }
+
+    /// As [`put_digested`](Self::put_digested), of a row of a snapshot that is put into an empty
+    /// cache. Its entries in the indexes may be put off: the caller must call
+    /// [`link_put_off`](Self::link_put_off) before anybody looks for rows.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn append_digested(
+        &mut self,
+        row: T,
+        digest: [u8; 16],
+    ) -> Result<(u32, Upserted, Option<T>), StoreError> {
+        /// The entries of an index that are put off: enough for the memory to serve many reads at
+        /// once, and few enough for the lines to stay near until they are written.
+        const MOST: usize = 1024;
+        let put = self.put_linked(row, digest, T::Indexes::link_later)?;
+        self.put_off += 1;
+        if self.put_off >= MOST {
+            self.link_put_off();
+        }
+        Ok(put)
+    }
+
+    /// Makes the entries in the indexes that were put off.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn link_put_off(&mut self) {
+        if self.put_off == 0 {
+            return;
+        }
+        // A panic of a value's own code leaves the indexes without the rest.
+        self.is_torn = true;
+        self.indexes.link_put_off(&self.stored);
+        self.put_off = 0;
+        self.is_torn = false;
     }
 
     /// Returns the row in a slot.
@@ -373,7 +430,7 @@ impl<T: CacheModel> IdxModelCache<T> {
     }
 
     /// Stores a row whose primary key, `key`, the caller knows to be new. Returns the row's slot.
-    fn store_new(&mut self, key: T::Key, row: T) -> Result<u32, CacheError<T::Key>> {
+    fn store_new(&mut self, key: T::Key, row: T, link: Link<T>) -> Result<u32, CacheError<T::Key>> {
         // The two steps that can fail come first (invariant 4): the model may panic, the cache may
         // be full.
         self.collect(&row);
@@ -388,13 +445,15 @@ impl<T: CacheModel> IdxModelCache<T> {
         self.by_key
             .insert_unique(hash, slot, |other| key_hash(keys, stored, other));
         self.stored.rows.set(slot, Some(row));
-        self.indexes.link(&self.stored, slot);
+        link(&mut self.indexes, &self.stored, slot);
         self.is_torn = false;
         Ok(slot)
     }
 
     /// Stores a row in the place of another one with the same key, which is returned.
     fn replace(&mut self, slot: u32, row: T) -> Option<T> {
+        #[cfg(feature = "postgres")]
+        self.link_put_off();
         // The model may panic here, and must not be half-way through a change by then (invariant
         // 4).
         self.collect(&row);

@@ -5,6 +5,8 @@
 //! each.
 
 use super::indexes::{IndexSize, Indexes, StoredRows};
+#[cfg(feature = "postgres")]
+use crate::index::Hashed;
 use crate::index::{Hits, HitsIter, MultiIndex, OrderedHits, OrderedSlots, SegVec};
 use std::borrow::Borrow;
 use std::fmt;
@@ -127,6 +129,9 @@ pub struct HashIndex<F> {
     keeps_place: bool,
     /// Whether room was made for the expected rows.
     is_sized: bool,
+    /// The entries that are put off, each a slot and the hash of its value.
+    #[cfg(feature = "postgres")]
+    put_off: Vec<Hashed>,
     field: PhantomData<fn() -> F>,
 }
 
@@ -137,6 +142,8 @@ impl<F> Default for HashIndex<F> {
             collected: None,
             keeps_place: false,
             is_sized: false,
+            #[cfg(feature = "postgres")]
+            put_off: Vec::new(),
             field: PhantomData,
         }
     }
@@ -216,6 +223,22 @@ impl<F: IndexField> Indexes<F::Row> for HashIndex<F> {
             |other| value_in::<F>(stored, other) == value_in::<F>(stored, slot),
             &|other: u32| hash_in::<F>(stored, other),
         );
+    }
+
+    #[cfg(feature = "postgres")]
+    fn link_later(&mut self, _: &StoredRows<F::Row>, slot: u32) {
+        let hashed = self.collected.map(|hash| Hashed { hash, entry: slot });
+        self.put_off.extend(hashed);
+    }
+
+    #[cfg(feature = "postgres")]
+    fn link_put_off(&mut self, stored: &StoredRows<F::Row>) {
+        self.index.insert_touched(
+            &self.put_off,
+            |one, other| value_in::<F>(stored, one) == value_in::<F>(stored, other),
+            &|slot: u32| hash_in::<F>(stored, slot),
+        );
+        self.put_off.clear();
     }
 
     #[cfg(feature = "postgres")]

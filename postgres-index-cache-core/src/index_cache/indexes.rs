@@ -64,6 +64,20 @@ pub trait Indexes<T>: Default + Send + Sync {
     #[doc(hidden)]
     fn link(&mut self, stored: &StoredRows<T>, slot: u32);
 
+    /// As [`link`](Self::link), of a row whose slot is in no index. The entry may be put off until
+    /// [`link_put_off`](Self::link_put_off).
+    #[cfg(feature = "postgres")]
+    #[doc(hidden)]
+    fn link_later(&mut self, stored: &StoredRows<T>, slot: u32) {
+        self.link(stored, slot);
+    }
+
+    /// Makes the entries that were put off: many at once, whose lines of memory are asked for
+    /// together.
+    #[cfg(feature = "postgres")]
+    #[doc(hidden)]
+    fn link_put_off(&mut self, _stored: &StoredRows<T>) {}
+
     /// Brings near in memory what the next changes of the rows in `slots` look at. What is returned
     /// means nothing.
     #[cfg(feature = "postgres")]
@@ -116,6 +130,18 @@ macro_rules! impl_for_tuple {
             fn link(&mut self, stored: &StoredRows<T>, slot: u32) {
                 let ($($index,)*) = self;
                 $($index.link(stored, slot);)*
+            }
+
+            #[cfg(feature = "postgres")]
+            fn link_later(&mut self, stored: &StoredRows<T>, slot: u32) {
+                let ($($index,)*) = self;
+                $($index.link_later(stored, slot);)*
+            }
+
+            #[cfg(feature = "postgres")]
+            fn link_put_off(&mut self, stored: &StoredRows<T>) {
+                let ($($index,)*) = self;
+                $($index.link_put_off(stored);)*
             }
 
             #[cfg(feature = "postgres")]

@@ -6,6 +6,8 @@
 //! the values that it was linked under.
 
 use super::indexes::{IndexSize, Indexes, StoredRows};
+#[cfg(feature = "postgres")]
+use crate::index::Hashed;
 use crate::index::{Hits, MultiIndex, SegVec};
 use crate::model::Indexable;
 use foldhash::quality::RandomState;
@@ -84,6 +86,25 @@ impl<T: Indexable> Indexes<T> for NamedIndexes {
     }
 
     #[cfg(feature = "postgres")]
+    fn link_later(&mut self, stored: &StoredRows<T>, slot: u32) {
+        self.writes += 1;
+        self.integer_values
+            .link_later(&mut self.integers, &stored.hasher, slot, self.writes);
+        self.uuid_values
+            .link_later(&mut self.uuids, &stored.hasher, slot, self.writes);
+    }
+
+    #[cfg(feature = "postgres")]
+    fn link_put_off(&mut self, stored: &StoredRows<T>) {
+        for index in &mut self.integers {
+            index.link_put_off(&stored.hasher);
+        }
+        for index in &mut self.uuids {
+            index.link_put_off(&stored.hasher);
+        }
+    }
+
+    #[cfg(feature = "postgres")]
     fn touch(&self, stored: &StoredRows<T>, slots: &[u32]) -> u32 {
         let integers = self
             .integers
@@ -119,6 +140,9 @@ struct ValueIndex<V> {
     /// The number of the last write whose row named this index. A row that does not name an index
     /// is not found by that index.
     named_in: u64,
+    /// The entries that are put off, each a slot and the hash of its value.
+    #[cfg(feature = "postgres")]
+    put_off: Vec<Hashed>,
 }
 
 /// Returns the value in `slot` of a column; `None` for NULL and past the column's end.
@@ -141,6 +165,8 @@ impl<V: Copy + Eq + Hash> ValueIndex<V> {
             values,
             index: MultiIndex::with_capacity(size.expected),
             named_in: 0,
+            #[cfg(feature = "postgres")]
+            put_off: Vec::new(),
         }
     }
 
@@ -183,6 +209,30 @@ impl<V: Copy + Eq + Hash> ValueIndex<V> {
                 &|other: u32| value_hash(values, hasher, other),
             );
         }
+    }
+
+    /// Makes `value` the indexed value of `slot`, which has none so far. The entry is put off until
+    /// [`link_put_off`](Self::link_put_off).
+    #[cfg(feature = "postgres")]
+    fn link_later(&mut self, hasher: &RandomState, slot: u32, value: Option<V>) {
+        let Some(value) = value.filter(|_| self.value(slot).is_none()) else {
+            return self.link(hasher, slot, value);
+        };
+        self.values.set(slot, Some(value));
+        let hash = hasher.hash_one(value);
+        self.put_off.push(Hashed { hash, entry: slot });
+    }
+
+    /// Makes the entries that were put off.
+    #[cfg(feature = "postgres")]
+    fn link_put_off(&mut self, hasher: &RandomState) {
+        let values = &self.values;
+        self.index.insert_touched(
+            &self.put_off,
+            |one, other| value_in(values, one) == value_in(values, other),
+            &|slot: u32| value_hash(values, hasher, slot),
+        );
+        self.put_off.clear();
     }
 
     /// Brings near in memory the lines of the values that the rows in `slots` have. What is
@@ -262,6 +312,24 @@ impl<V: Copy + Eq + Hash> NamedValues<V> {
         for &(at, value) in &self.0 {
             indexes[at].named_in = write;
             indexes[at].link(hasher, slot, value);
+        }
+        for index in indexes.iter_mut().filter(|index| index.named_in != write) {
+            index.link(hasher, slot, None);
+        }
+    }
+
+    /// As [`link`](Self::link), of a slot that is in no index.
+    #[cfg(feature = "postgres")]
+    fn link_later(
+        &self,
+        indexes: &mut [ValueIndex<V>],
+        hasher: &RandomState,
+        slot: u32,
+        write: u64,
+    ) {
+        for &(at, value) in &self.0 {
+            indexes[at].named_in = write;
+            indexes[at].link_later(hasher, slot, value);
         }
         for index in indexes.iter_mut().filter(|index| index.named_in != write) {
             index.link(hasher, slot, None);

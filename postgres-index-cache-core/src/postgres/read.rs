@@ -3,8 +3,10 @@
 //! - [`task`]: one read, from the lock to the last row.
 //! - [`table`]: a table without a cache.
 //! - [`copy`]: the tuples in the stream that COPY sends.
+//! - [`decoding`]: the thread that makes rows of many tuples.
 
 pub(super) mod copy;
+mod decoding;
 pub(super) mod request;
 pub(super) mod statement;
 pub(super) mod table;

@@ -114,6 +114,48 @@ async fn a_composite_key_is_followed_through_every_change() {
 }
 
 /// A column that the model does not need is not read: neither its values nor its definition matter.
+// So many rows are decoded by a thread of their own while those before are stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_table_is_exact_after_its_first_read_and_after_a_gap() {
+    let rows = "INSERT INTO app.places SELECT n, 'de', 'name ' || n % 1000, '2020-02-29'
+            FROM generate_series(1, 60000) n;
+        ANALYZE app.places;";
+    let database = Database::with(&format!("{PLACES}{rows}")).await;
+    database.pgic_ok(&["install-triggers", "app.places"]);
+    let client = database.client().await;
+    let writes = "UPDATE app.places SET name = 'name 1000' WHERE number % 7 = 3;
+        DELETE FROM app.places WHERE number % 7 = 4;
+        INSERT INTO app.places SELECT n, 'fr', 'name 1001' FROM generate_series(1, 500) n;";
+    let mut builder = builder(&database);
+    let places = builder.model::<Place>();
+    let (replica, written) = tokio::join!(builder.open(), client.batch_execute(writes));
+    written.unwrap();
+    let replica = replica.unwrap();
+    fence(&replica).await;
+    let counts = |replica: &Replica| {
+        let rows = replica.read(&places);
+        assert!(rows.is_live(), "{}", rows.status());
+        rows.validate().unwrap();
+        let of = |name| rows.by_name(name).count();
+        (rows.len(), of("name 1000"), of("name 1001"), of("name 5"))
+    };
+    let expected = (60_000 - 8571 + 500, 8572, 500, 42);
+    assert_eq!(counts(&replica), expected);
+    assert_verified(&replica, &places).await;
+    let mut events = replica.events();
+    // In one transaction the listener is ended and rows go: nobody hears of those.
+    let unheard = "BEGIN;
+        DELETE FROM app.places WHERE country = 'fr';
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE application_name = 'node' AND datname = current_database();
+        COMMIT";
+    client.batch_execute(unheard).await.unwrap();
+    while !matches!(events.next().await.unwrap(), ReplicaEvent::Stale { .. }) {}
+    fence(&replica).await;
+    assert_eq!(counts(&replica), (60_000 - 8571, 8572, 0, 42));
+    assert_verified(&replica, &places).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_to_a_column_that_is_not_needed_is_nothing_to_the_cache() {
     let (_database, client, replica, places) = with_places(

@@ -125,6 +125,10 @@ impl CacheSink for TableCache {
         Self::index_appended(self)
     }
 
+    fn looks_up_appended(&self) -> bool {
+        false
+    }
+
     fn touch(&self, changes: &[Touched<'_, RowBuf>]) {
         std::hint::black_box(Self::touch(self, changes));
     }

@@ -96,6 +96,10 @@ struct Misfit<T: CacheModel> {
     rival: Option<Box<ModelRow<T>>>,
 }
 
+/// A way to store a model: see [`IdxModelCache::put_digested`].
+type PutModel<T> =
+    fn(&mut IdxModelCache<T>, T, [u8; 16]) -> Result<(u32, Upserted, Option<T>), StoreError>;
+
 /// The number of kept-out rows whose reason is kept. Of further rows the cache keeps the key alone,
 /// to bound the memory.
 const CAUSES_KEPT: usize = 1_000;
@@ -308,6 +312,87 @@ impl<T: Model> ModelCache<T> {
         Ok(Upserted::Unchanged)
     }
 
+    /// Does the work of [`CacheSink::put`]. `put` stores the row among those that fit.
+    fn store(
+        &mut self,
+        row: &mut ModelRow<T>,
+        mode: WriteMode<'_>,
+        mut events: Option<&mut Vec<RowEvent>>,
+        put: PutModel<T>,
+    ) -> Result<Upserted, StoreError> {
+        let Some(model) = row.row.take() else {
+            return Ok(Upserted::Unchanged);
+        };
+        // While a snapshot is put in, the table is not current: whoever is told knows that anyway.
+        if matches!(mode, WriteMode::Upsert) {
+            self.tell_written(&row.key);
+        }
+        let cells = self.cells_of_row(row);
+        let mut before = match guarded(|| self.rows.digest(&row.key)) {
+            Ok(before) => before.map(|(slot, _)| slot),
+            Err(panic) => return self.unstored(&cells, panic, row, events),
+        };
+        if let Some(slot) = before
+            && !self.has_cells(slot, &cells)
+        {
+            // A row that this snapshot has not brought is gone, and gives way.
+            if matches!(&mode, WriteMode::Merge(seen) if !seen.has(slot)) {
+                let gone = self.cells_of(slot, &row.key);
+                if let Ok(Some(old)) = self.changing(|rows| rows.remove(&row.key)) {
+                    self.record(&gone, RowChangeKind::Removed, events.as_deref_mut());
+                    self.tell(&row.key, Some(old), None);
+                }
+                if let Some(why) = self.broken.take() {
+                    return Err(StoreError::Model(why));
+                }
+                before = None;
+            } else {
+                row.row = Some(model);
+                let why = guarded(|| format!("another row has the key {:?} in the model", row.key));
+                let why = why.unwrap_or_else(|panic| panic);
+                return self.unstored(&cells, why, row, events);
+            }
+        }
+        let seen = match mode {
+            WriteMode::Insert if before.is_some() => {
+                return Err(StoreError::DuplicateKey(self.name(&cells).to_string()));
+            }
+            WriteMode::Merge(seen) if before.is_some_and(|slot| seen.has(slot)) => {
+                return Err(StoreError::DuplicateKey(self.name(&cells).to_string()));
+            }
+            WriteMode::Insert | WriteMode::Upsert => None,
+            WriteMode::Merge(seen) => Some(seen),
+        };
+        // The model is asked for its index values in here, and may panic.
+        let put = self.changing(|rows| put(rows, model, *row.digest.bytes()));
+        let upserted = match put {
+            Ok(put) => {
+                let (slot, upserted, old) = put?;
+                self.keep_cells(slot, row.key_cells.take());
+                if let Some(seen) = seen {
+                    seen.mark(slot);
+                }
+                if upserted != Upserted::Unchanged {
+                    self.tell(&row.key, old, Some(slot));
+                }
+                upserted
+            }
+            Err(_) if self.broken.is_some() => {
+                let why = self.broken.take().unwrap_or_default();
+                return Err(StoreError::Model(why));
+            }
+            // The row that was there before goes too: it is not the table's row any more.
+            Err(panic) => return self.unstored(&cells, panic, row, events),
+        };
+        self.out.remove(&cells);
+        match upserted {
+            Upserted::Added => self.record(&cells, RowChangeKind::Added, events),
+            Upserted::Changed => self.record(&cells, RowChangeKind::Changed, events),
+            Upserted::Unchanged => {}
+        }
+        Ok(upserted)
+    }
+
     /// Tells that a row is written, which may be the same as before.
     fn tell_written(&self, key: &T::Key) {
         if let Some(listeners) = self.write_listeners.get() {
@@ -432,83 +517,27 @@ impl<T: Model> CacheSink for ModelCache<T> {
         let _ = guarded(|| std::hint::black_box(self.rows.touch(keys)));
     }
 
+    fn append(&mut self, row: &mut ModelRow<T>) -> Result<(), StoreError> {
+        self.store(row, WriteMode::Insert, None, IdxModelCache::append_digested)
+            .map(|_| ())
+    }
+
+    fn before_unlock(&mut self) {
+        // A panic of the code of a field's type empties the cache, as `take_broken` tells.
+        let _ = self.changing(IdxModelCache::link_put_off);
+    }
+
+    fn looks_up_appended(&self) -> bool {
+        true
+    }
+
     fn put(
         &mut self,
         row: &mut ModelRow<T>,
         mode: WriteMode<'_>,
-        mut events: Option<&mut Vec<RowEvent>>,
+        events: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError> {
-        let Some(model) = row.row.take() else {
-            return Ok(Upserted::Unchanged);
-        };
-        // While a snapshot is put in, the table is not current: whoever is told knows that anyway.
-        if matches!(mode, WriteMode::Upsert) {
-            self.tell_written(&row.key);
-        }
-        let cells = self.cells_of_row(row);
-        let mut before = match guarded(|| self.rows.digest(&row.key)) {
-            Ok(before) => before.map(|(slot, _)| slot),
-            Err(panic) => return self.unstored(&cells, panic, row, events),
-        };
-        if let Some(slot) = before
-            && !self.has_cells(slot, &cells)
-        {
-            // A row that this snapshot has not brought is gone, and gives way.
-            if matches!(&mode, WriteMode::Merge(seen) if !seen.has(slot)) {
-                let gone = self.cells_of(slot, &row.key);
-                if let Ok(Some(old)) = self.changing(|rows| rows.remove(&row.key)) {
-                    self.record(&gone, RowChangeKind::Removed, events.as_deref_mut());
-                    self.tell(&row.key, Some(old), None);
-                }
-                if let Some(why) = self.broken.take() {
-                    return Err(StoreError::Model(why));
-                }
-                before = None;
-            } else {
-                row.row = Some(model);
-                let why = guarded(|| format!("another row has the key {:?} in the model", row.key));
-                let why = why.unwrap_or_else(|panic| panic);
-                return self.unstored(&cells, why, row, events);
-            }
-        }
-        let seen = match mode {
-            WriteMode::Insert if before.is_some() => {
-                return Err(StoreError::DuplicateKey(self.name(&cells).to_string()));
-            }
-            WriteMode::Merge(seen) if before.is_some_and(|slot| seen.has(slot)) => {
-                return Err(StoreError::DuplicateKey(self.name(&cells).to_string()));
-            }
-            WriteMode::Insert | WriteMode::Upsert => None,
-            WriteMode::Merge(seen) => Some(seen),
-        };
-        // The model is asked for its index values in here, and may panic.
-        let put = self.changing(|rows| rows.put_digested(model, *row.digest.bytes()));
-        let upserted = match put {
-            Ok(put) => {
-                let (slot, upserted, old) = put?;
-                self.keep_cells(slot, row.key_cells.take());
-                if let Some(seen) = seen {
-                    seen.mark(slot);
-                }
-                if upserted != Upserted::Unchanged {
-                    self.tell(&row.key, old, Some(slot));
-                }
-                upserted
-            }
-            Err(_) if self.broken.is_some() => {
-                let why = self.broken.take().unwrap_or_default();
-                return Err(StoreError::Model(why));
-            }
-            // The row that was there before goes too: it is not the table's row any more.
-            Err(panic) => return self.unstored(&cells, panic, row, events),
-        };
-        self.out.remove(&cells);
-        match upserted {
-            Upserted::Added => self.record(&cells, RowChangeKind::Added, events),
-            Upserted::Changed => self.record(&cells, RowChangeKind::Changed, events),
-            Upserted::Unchanged => {}
-        }
-        Ok(upserted)
+        self.store(row, mode, events, IdxModelCache::put_digested)
     }
 
     fn remove(&mut self, key: &KeyBuf, events: Option<&mut Vec<RowEvent>>) {

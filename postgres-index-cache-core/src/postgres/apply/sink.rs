@@ -104,7 +104,7 @@ pub(crate) trait CacheSink: Send + Sync + 'static {
     /// The type of the rows that the cache stores.
     type Row: Send;
     /// The decoder that makes these rows.
-    type Decoder: RowDecoder<Row = Self::Row>;
+    type Decoder: RowDecoder<Row = Self::Row> + 'static;
 
     /// Returns the number of rows in the cache.
     fn len(&self) -> usize;
@@ -148,6 +148,12 @@ pub(crate) trait CacheSink: Send + Sync + 'static {
     fn index_appended(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
+
+    /// Completes what readers may see. Called before the cache's lock is let go.
+    fn before_unlock(&mut self) {}
+
+    /// Returns whether [`append`](Self::append) looks for a row with the same key.
+    fn looks_up_appended(&self) -> bool;
 
     /// Brings near in memory what these changes will look at. Changes nothing.
     fn touch(&self, _changes: &[Touched<'_, Self::Row>]) {}
@@ -245,6 +251,15 @@ pub(crate) trait RowDecoder: Send {
 
     /// Returns the shape of the table's rows.
     fn shape(&self) -> &Arc<TableShape>;
+
+    /// Returns another decoder of the same rows, for a thread beside the one that stores them.
+    /// Returns `None` if decoding costs about as little as handing a row over.
+    fn ahead(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
 
     /// Returns the query that reads rows of `relation`, a quoted name. `only` is a WHERE clause
     /// with a space in front, or empty. The query selects the shape's columns, in order.

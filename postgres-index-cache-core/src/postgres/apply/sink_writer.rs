@@ -1,15 +1,17 @@
 //! [`SinkWriter`]: the [`CacheWriter`] of any [`CacheSink`]. Operations wait in order, and are
 //! applied while the cache's lock is held.
 
+mod ahead;
 #[cfg(feature = "nats")]
 mod from_log;
 
+use self::ahead::{DecodedRows, SinkDecoder};
 use super::digests::{DigestSource, SinkDigests};
 use super::finding::ComparisonReport;
 use super::history::{Came, RowHistory};
 use super::kept_sum::KeptSum;
 use super::sink::{CacheSink, Decoded, MisfitRow, Notified, RowDecoder, RowEvent, WriteMode};
-use super::writer::{ApplyError, CacheWriter, FlushError, Flushed, Incoming};
+use super::writer::{AheadDecoder, ApplyError, CacheWriter, FlushError, Flushed, Incoming};
 use crate::digest::RangeSum;
 #[cfg(feature = "nats")]
 use crate::log::{JsonRow, RowOp};
@@ -20,7 +22,7 @@ use crate::table_cache::{KeyBuf, RowError, SeenRows, StoreError, Touched, Upsert
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// The rows of a snapshot that are put into the cache together.
@@ -100,6 +102,9 @@ pub(crate) struct SinkWriter<C: CacheSink> {
     incoming: Incoming,
     /// The state of the COPY stream that is being read.
     copy: CopyDecoder,
+    /// The rows that a decoder on another thread has made of that stream; `None` unless there is
+    /// such a decoder.
+    decoded: Option<mpsc::Receiver<DecodedRows<C::Row>>>,
     /// The number of bytes of that stream that have come.
     copied: usize,
     /// The pieces of a refetch, undecoded. If the engine does not want the rows any more, decoding
@@ -152,6 +157,7 @@ impl<C: CacheSink> SinkWriter<C> {
             waiting: VecDeque::new(),
             incoming: Incoming::default(),
             copy: CopyDecoder::default(),
+            decoded: None,
             copied: 0,
             refetched: Vec::new(),
             comparing: None,
@@ -213,6 +219,12 @@ impl<C: CacheSink> SinkWriter<C> {
     /// Compares a row of the table with the cache.
     fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
         let decoded = self.decoder.read_copy(tuple)?;
+        self.compare_decoded(decoded);
+        Ok(())
+    }
+
+    /// Compares a row of the table, which was decoded, with the cache.
+    fn compare_decoded(&mut self, decoded: Decoded<C::Row>) {
         // The lock is let go after each row. That is safe, since the engine hands out no change
         // while a table is compared, and readers need not wait for the network.
         if let Some(Comparing { seen, report }) = &mut self.comparing {
@@ -227,7 +239,33 @@ impl<C: CacheSink> SinkWriter<C> {
         if let Decoded::Row(row) = decoded {
             self.decoder.recycle(row);
         }
-        Ok(())
+    }
+
+    /// Takes the rows that a decoder on another thread has made so far.
+    fn take_decoded_rows(&mut self) {
+        let is_comparison = matches!(self.incoming, Incoming::Comparison);
+        while let Some(rows) = self.decoded.as_ref().and_then(|rows| rows.try_recv().ok()) {
+            for row in rows {
+                if is_comparison {
+                    self.compare_decoded(row);
+                } else {
+                    self.merge_decoded(row);
+                }
+            }
+        }
+    }
+
+    /// Takes the end of the stream.
+    ///
+    /// # Errors
+    /// If the stream has no end.
+    fn finish_rows(&mut self) -> Result<(), ReadError> {
+        self.take_decoded_rows();
+        match self.decoded.take() {
+            // The other decoder has seen the end: without that, the read has failed.
+            Some(_) => Ok(()),
+            None => Ok(self.copy.finish()?),
+        }
     }
 
     /// Decodes the rows of a refetch.
@@ -254,7 +292,8 @@ impl<C: CacheSink> SinkWriter<C> {
         if cache.is_empty() {
             return;
         }
-        let is_merged_over = matches!(self.load.loading, Loading::Over(_));
+        // By rows that are only appended nothing is looked at.
+        let is_looked_up = !self.load.appends(self.events.as_ref()) || cache.looks_up_appended();
         let mut touched = Vec::with_capacity(operations);
         for Waiting { op, .. } in self.waiting.iter().take(operations) {
             match op {
@@ -263,8 +302,7 @@ impl<C: CacheSink> SinkWriter<C> {
                     touched.extend([Touched::Key(old), Touched::Row(new)]);
                 }
                 PendingOp::Remove(key) => touched.push(Touched::Key(key)),
-                // By rows that are appended nothing is looked at.
-                PendingOp::Merge(rows) if is_merged_over => {
+                PendingOp::Merge(rows) if is_looked_up => {
                     touched.extend(rows.iter().map(Touched::Row));
                 }
                 PendingOp::Merge(_)
@@ -312,6 +350,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         self.comparing = matches!(incoming, Incoming::Comparison).then(Comparing::default);
         self.incoming = incoming;
         self.copy = CopyDecoder::default();
+        self.decoded = None;
         self.copied = 0;
         self.refetched = Vec::new();
     }
@@ -345,6 +384,20 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         loaded
     }
 
+    fn decode_ahead(&mut self) -> Option<Box<dyn AheadDecoder>> {
+        if matches!(self.incoming, Incoming::Refetch(_)) {
+            return None;
+        }
+        let (decoder, rows) = SinkDecoder::new(self.decoder.ahead()?);
+        self.decoded = Some(rows);
+        Some(Box::new(decoder))
+    }
+
+    fn take_decoded(&mut self, bytes: usize) {
+        self.copied += bytes;
+        self.take_decoded_rows();
+    }
+
     fn copied(&self) -> usize {
         self.copied
     }
@@ -353,9 +406,9 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         match self.incoming {
             // Decoding the rows, later, finds the end of the stream or its lack.
             Incoming::Refetch(_) => {}
-            Incoming::Comparison => self.copy.finish()?,
+            Incoming::Comparison => self.finish_rows()?,
             Incoming::Snapshot => {
-                self.copy.finish()?;
+                self.finish_rows()?;
                 self.push(PendingOp::End, None);
                 if let Some(history) = &mut self.history {
                     history.loaded();
@@ -480,6 +533,11 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
                         error,
                     });
                 }
+            }
+            cache.before_unlock();
+            if let Some(why) = cache.take_broken() {
+                self.failed
+                    .get_or_insert(FlushError::of_snapshot(StoreError::Model(why)));
             }
             self.rows = cache.stored();
             self.kept_out = cache.kept_out();

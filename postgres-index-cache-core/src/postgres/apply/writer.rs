@@ -92,6 +92,23 @@ pub(crate) enum Flushed {
     Locked,
 }
 
+/// A decoder of the rows of one COPY, which works on a thread of its own. It hands the rows to the
+/// writer that made it.
+pub(crate) trait AheadDecoder: Send {
+    /// Takes pieces of the stream, and hands the rows that are complete to the writer, which takes
+    /// them at the next [`take_decoded`](CacheWriter::take_decoded).
+    ///
+    /// # Errors
+    /// If a row does not have the table's shape, or the stream is not one of COPY.
+    fn decode(&mut self, pieces: &[Bytes]) -> Result<(), ReadError>;
+
+    /// Checks that the stream, which has ended, is complete.
+    ///
+    /// # Errors
+    /// If the COPY stream has no end.
+    fn finish(&self) -> Result<(), ReadError>;
+}
+
 /// The writer of a cache that stands behind a lock.
 pub(crate) trait CacheWriter: Send {
     /// Returns the query that reads rows of `relation`; see [`RowDecoder::query`].
@@ -109,10 +126,19 @@ pub(crate) trait CacheWriter: Send {
     /// If a row does not have the table's shape, or the stream is not one of COPY.
     fn load(&mut self, pieces: Vec<Bytes>) -> Result<(), ReadError>;
 
+    /// Returns a decoder for the rows that come next, which takes the pieces in place of
+    /// [`load`](Self::load). Returns `None` if that would save no time, or if the rows may turn out
+    /// not to be wanted.
+    fn decode_ahead(&mut self) -> Option<Box<dyn AheadDecoder>>;
+
+    /// Takes the rows that the decoder ahead has made so far, of `bytes` further bytes of the COPY
+    /// stream.
+    fn take_decoded(&mut self, bytes: usize);
+
     /// Returns the number of bytes of the COPY stream that have come.
     fn copied(&self) -> usize;
 
-    /// Notes that all rows have come.
+    /// Notes that all rows have come. Those that a decoder ahead has made are taken.
     ///
     /// # Errors
     /// If the COPY stream has no end.

@@ -27,6 +27,9 @@ use tracing::Instrument as _;
 /// The most answers that are kept. Whoever asked may have given up, and will take no answer.
 const ANSWERS_KEPT: usize = 256;
 
+/// The expected rows of a table from which on a thread of their own decodes them.
+const ROWS_WORTH_A_THREAD: usize = 20_000;
+
 /// The number of a comparison that was asked for. A caller that has given up leaves an answer
 /// behind, which the number tells from the next caller's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -137,6 +140,16 @@ impl Driver {
             ReadKind::RowsOfCut => self.reads.cut.clone(),
             ReadKind::All | ReadKind::Rows | ReadKind::Cut | ReadKind::Compare => None,
         };
+        let incoming = match (kind, keys) {
+            (ReadKind::Compare, _) => Incoming::Comparison,
+            (_, Some(keys)) => Incoming::Refetch(keys),
+            (_, None) => Incoming::Snapshot,
+        };
+        let own = &mut self.tables[table.0];
+        own.writer.expect(incoming);
+        // A thread for few rows would cost more time than it saves.
+        let is_large = own.config.expected_rows >= ROWS_WORTH_A_THREAD;
+        let ahead = is_large.then(|| own.writer.decode_ahead()).flatten();
         tracing::debug!(table = own.config.name(), ?kind, "read");
         let read = Read {
             client,
@@ -152,19 +165,13 @@ impl Driver {
             longest,
             distrust,
         };
-        let incoming = match (kind, keys) {
-            (ReadKind::Compare, _) => Incoming::Comparison,
-            (_, Some(keys)) => Incoming::Refetch(keys),
-            (_, None) => Incoming::Snapshot,
-        };
         let relation = own.config.relation();
         let span = tracing::debug_span!(
             "replica.read_table",
             table = relation.trim_start_matches("ONLY "),
             kind = ?kind
         );
-        self.tables[table.0].writer.expect(incoming);
-        self.reads.task = Some(tokio::spawn(read.run().instrument(span)));
+        self.reads.task = Some(tokio::spawn(read.run(ahead).instrument(span)));
     }
 
     /// Takes a message of the read that is underway.
@@ -185,6 +192,11 @@ impl Driver {
                 if asked.kind.is_refetch() && writer.copied() > self.options.max_memory / 2 {
                     return self.unreadable(asked, ReadError::TooMuch);
                 }
+                self.flush();
+                self.check_loading(asked.table);
+            }
+            ReadMessage::Decoded { asked, bytes } => {
+                self.tables[asked.table.0].writer.take_decoded(bytes);
                 self.flush();
                 self.check_loading(asked.table);
             }

@@ -57,6 +57,8 @@ pub(in crate::postgres) enum ReadMessage {
         asked: ReadRequest,
         pieces: Vec<Bytes>,
     },
+    /// The cache's own decoder has made rows of so many bytes of the COPY stream, on another thread.
+    Decoded { asked: ReadRequest, bytes: usize },
     /// All rows were sent. The transaction is ended, unless the read is of a kind that leaves it
     /// open.
     All { asked: ReadRequest },
@@ -66,7 +68,10 @@ impl ReadMessage {
     /// Returns the request of the read that sent the message.
     pub(in crate::postgres) fn asked(&self) -> ReadRequest {
         match self {
-            Self::Snapshot { asked, .. } | Self::Rows { asked, .. } | Self::All { asked } => *asked,
+            Self::Snapshot { asked, .. }
+            | Self::Rows { asked, .. }
+            | Self::Decoded { asked, .. }
+            | Self::All { asked } => *asked,
         }
     }
 }

@@ -140,7 +140,7 @@ impl SnapshotReader {
             longest: LONGEST,
             distrust: config.distrust,
         };
-        self.previous = Some(tokio::spawn(read.run()));
+        self.previous = Some(tokio::spawn(read.run(None)));
         match next(&mut rows, &mut failures).await? {
             Some(ReadMessage::Snapshot {
                 snapshot,
@@ -189,7 +189,7 @@ impl TableRead<'_> {
                     let ended = copy.finish().map_err(ReadError::from);
                     return ended.map_err(|error| unusable(self.config, error));
                 }
-                Some(ReadMessage::Snapshot { .. }) => {}
+                Some(ReadMessage::Snapshot { .. } | ReadMessage::Decoded { .. }) => {}
                 None => return Err(DriverError::Ended),
             }
         }

@@ -8,6 +8,8 @@
 //! Compare                                             COPY → COMMIT
 //! ```
 
+use super::decoding::Decoding;
+use crate::postgres::apply::writer::AheadDecoder;
 use crate::postgres::connection::traced::Traced;
 use crate::postgres::error::{DriverError, ReadError};
 use crate::postgres::quote::quote_identifier;
@@ -29,6 +31,9 @@ use tokio_postgres::types::Type;
 
 /// The pieces after which a batch is sent to the driver.
 const BATCH: usize = 256;
+
+/// The pieces after which a batch is sent to a thread that decodes them.
+const BATCH_AHEAD: usize = 4096;
 
 /// The bytes after which a batch is sent to the driver. Several batches may be on their way, so
 /// this bounds the memory that a slow cache costs.
@@ -62,11 +67,13 @@ pub(in crate::postgres) struct Read {
 impl Read {
     /// Reads, and sends the driver the end or the error of the read.
     ///
+    /// `ahead` decodes the rows on a thread of its own; `None` if the driver decodes them.
+    ///
     /// Returns whether the session is in order: in no transaction, or in one that a comparison left
     /// open on purpose.
-    pub(in crate::postgres) async fn run(mut self) -> bool {
+    pub(in crate::postgres) async fn run(mut self, ahead: Option<Box<dyn AheadDecoder>>) -> bool {
         let read = match self.end_previous().await {
-            Ok(()) => self.read().await,
+            Ok(()) => self.read(ahead).await,
             Err(error) => Err(error),
         };
         let asked = self.asked;
@@ -102,13 +109,13 @@ impl Read {
 
     /// Reads a snapshot of the table, or the rows that a comparison asks for in its own
     /// transaction.
-    async fn read(&self) -> Result<(), DriverError> {
+    async fn read(&self, ahead: Option<Box<dyn AheadDecoder>>) -> Result<(), DriverError> {
         let asked = self.asked;
         if matches!(asked.kind, ReadKind::RowsOfCut | ReadKind::Compare) {
             // The transaction that `ReadKind::Cut` began is still open. It holds the lock and the
             // snapshot.
             self.check_code().await?;
-            self.copy().await?;
+            self.copy(ahead).await?;
             if asked.kind == ReadKind::Compare {
                 self.commit("end the comparison of").await?;
             }
@@ -145,7 +152,7 @@ impl Read {
             return Ok(());
         }
         self.check_code().await?;
-        self.copy().await?;
+        self.copy(ahead).await?;
         self.commit("end the snapshot of").await
     }
 
@@ -356,24 +363,36 @@ impl Read {
             .all(|(at, column)| seen.type_of(&column.name) == Some(row.get(at))))
     }
 
-    /// Copies the rows, and sends them to the driver in batches of pieces.
-    async fn copy(&self) -> Result<(), DriverError> {
+    /// Copies the rows, and sends them to the driver in batches of pieces, or of rows.
+    async fn copy(&self, ahead: Option<Box<dyn AheadDecoder>>) -> Result<(), DriverError> {
         let asked = self.asked;
+        let decoding = ahead
+            .map(|decoder| Decoding::start(decoder, asked, self.rows_tx.clone()))
+            .transpose()
+            .map_err(|error| self.unusable(error))?;
         let stream = self.client.copy_out(&self.copy).await;
         let stream = stream.map_err(|source| self.failed_to_copy(source))?;
         let mut stream = std::pin::pin!(stream.fuse());
+        let most_pieces = if decoding.is_some() {
+            BATCH_AHEAD
+        } else {
+            BATCH
+        };
         let mut pieces = Vec::new();
         let mut bytes = 0;
         while let Some(piece) = stream.next().await {
             let mut next = Some(piece);
-            // Take along what has already arrived, up to a batch: the driver gets fewer messages.
+            // Take along what has already arrived, up to a batch: the driver gets fewer messages. A
+            // thread is woken for full batches alone, since waking it costs more than a few rows.
             while let Some(piece) = next {
                 let piece: Bytes = piece.map_err(|source| self.failed_to_copy(source))?;
                 bytes += piece.len();
                 pieces.push(piece);
-                let is_full = pieces.len() >= BATCH || bytes >= BATCH_BYTES;
+                let is_full = pieces.len() >= most_pieces || bytes >= BATCH_BYTES;
                 next = if is_full {
                     None
+                } else if decoding.is_some() {
+                    stream.next().await
                 } else {
                     stream.next().now_or_never().flatten()
                 };
@@ -381,15 +400,24 @@ impl Read {
             bytes = 0;
             // The channel is bounded. While the driver waits for a cache, this waits as well, and
             // the server with it.
-            let _ = self
-                .rows_tx
-                .send(ReadMessage::Rows {
-                    asked,
-                    pieces: std::mem::take(&mut pieces),
-                })
-                .await;
+            let pieces = std::mem::take(&mut pieces);
+            let Some(decoding) = &decoding else {
+                let rows = ReadMessage::Rows { asked, pieces };
+                let _ = self.rows_tx.send(rows).await;
+                continue;
+            };
+            if !decoding.send(pieces).await {
+                // The thread has found an error: `finish` returns the error.
+                break;
+            }
         }
-        Ok(())
+        match decoding {
+            Some(decoding) => decoding
+                .finish()
+                .await
+                .map_err(|error| self.unusable(error)),
+            None => Ok(()),
+        }
     }
 
     /// Makes the error of a COPY. The statement itself fails with [`TOO_LONG`] at a row that is too

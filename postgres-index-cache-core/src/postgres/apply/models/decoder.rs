@@ -124,6 +124,10 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
         &self.shape
     }
 
+    fn ahead(&self) -> Option<Self> {
+        Some(Self::new(Arc::clone(&self.shape), self.on_misfit))
+    }
+
     fn query(&self, relation: &str, only: &str) -> String {
         query_of_columns(&self.shape, relation, only)
     }

@@ -276,6 +276,13 @@ fn column(name: &str, kind: CellType) -> Column {
 
 impl<T: TestModel> World<T> {
     fn new() -> Self {
+        let mut world = Self::without_events();
+        world.writer.record_events();
+        world
+    }
+
+    /// Makes a world whose writer records no events, as that of a replica's first read.
+    fn without_events() -> Self {
         let key = T::KEY.iter().map(|(name, kind)| column(name, *kind));
         let columns = key.chain([column("n", CellType::Int8)]).collect();
         let names: Vec<String> = T::KEY.iter().map(|(name, _)| (*name).to_string()).collect();
@@ -283,8 +290,7 @@ impl<T: TestModel> World<T> {
         let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::Quarantine)));
         cache.write().take_rows_of(&shape);
         let decoder = ModelDecoder::new(shape, OnMisfit::Quarantine);
-        let mut writer = SinkWriter::new(Arc::clone(&cache), decoder);
-        writer.record_events();
+        let writer = SinkWriter::new(Arc::clone(&cache), decoder);
         Self {
             table: BTreeMap::new(),
             cache,
@@ -312,6 +318,22 @@ impl<T: TestModel> World<T> {
         self.writer
             .load(vec![copy_of::<T>(self.table.iter())])
             .unwrap();
+        self.writer.finish().unwrap();
+    }
+
+    /// Reloads the table as [`read`](Self::read) does. The rows are decoded apart from the writer,
+    /// in pieces of this many bytes.
+    fn read_ahead(&mut self, piece_length: usize) {
+        self.writer.expect(Incoming::Snapshot);
+        self.writer.begin(self.table.len());
+        let mut ahead = self.writer.decode_ahead().unwrap();
+        for piece in copy_of::<T>(self.table.iter()).chunks(piece_length) {
+            ahead.decode(&[Bytes::copy_from_slice(piece)]).unwrap();
+            self.writer.take_decoded(piece.len());
+            assert_eq!(self.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
+            self.cache.read().rows.validate().unwrap();
+        }
+        ahead.finish().unwrap();
         self.writer.finish().unwrap();
     }
 
@@ -434,6 +456,27 @@ impl<T: TestModel> World<T> {
                 other => panic!("{other:?} is of no application's cache"),
             }
         }
+        let (rows, out) = self.check_rows();
+        let known = self.events.iter().filter(|(_, fits)| **fits);
+        let mut known: Vec<String> = known.map(|(key, _)| key.clone()).collect();
+        known.sort_unstable();
+        assert_eq!(
+            known,
+            names_of::<T>(rows.keys()),
+            "the events do not tell of all rows"
+        );
+        assert_eq!(self.writer.kept_out().map_or(0, |(count, _)| *count), out);
+        // It finds nothing, and counts the rows that are rightly kept out.
+        let comparison = self.compare(&self.table.clone());
+        assert_eq!(
+            (comparison.findings, comparison.kept_out),
+            (Vec::new(), out)
+        );
+    }
+
+    /// Checks that the cache is the table without the rows that do not fit, and keeps those out.
+    /// Returns the rows, and the number of those that are kept out.
+    fn check_rows(&self) -> (BTreeMap<u128, i64>, usize) {
         let cache = self.cache.read();
         cache.rows.validate().unwrap();
         let rows: BTreeMap<u128, i64> = cache
@@ -447,26 +490,7 @@ impl<T: TestModel> World<T> {
         let mut out: Vec<String> = cache.misfits().map(|(key, _)| key.to_string()).collect();
         out.sort_unstable();
         assert_eq!(out, names_of::<T>(unfit.keys()));
-        let known = self.events.iter().filter(|(_, fits)| **fits);
-        let mut known: Vec<String> = known.map(|(key, _)| key.clone()).collect();
-        known.sort_unstable();
-        assert_eq!(
-            known,
-            names_of::<T>(rows.keys()),
-            "the events do not tell of all rows"
-        );
-        assert_eq!(
-            self.writer.kept_out().map_or(0, |(count, _)| *count),
-            out.len()
-        );
-        // The comparison locks the cache itself. It finds nothing, and counts the rows that are
-        // rightly kept out.
-        drop(cache);
-        let comparison = self.compare(&self.table.clone());
-        assert_eq!(
-            (comparison.findings, comparison.kept_out),
-            (Vec::new(), out.len())
-        );
+        (rows, out.len())
     }
 
     /// Compares the cache with these rows.
@@ -538,6 +562,76 @@ fn check_random_changes<T: TestModel>() {
             world.check_that_what_is_missed_is_found(&mut random);
         }
     }
+}
+
+/// Checks that a cache is its table after a first read, whose rows are appended, and after a second
+/// one, whose rows are merged into those of the first.
+fn check_loads<T: TestModel>() {
+    for seed in 0..8 {
+        println!("seed {seed}");
+        let mut random = Rng::with_seed(seed);
+        let mut world = World::<T>::without_events();
+        for _ in 0..2 {
+            for _ in 0..random.usize(0..3000) {
+                let n = VALUES[random.usize(0..VALUES.len())];
+                world.table.insert(random.u128(1..=4000), n);
+            }
+            world.read_ahead(random.usize(1000..40_000));
+            assert_eq!(world.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
+            let (_, out) = world.check_rows();
+            let comparison = world.compare(&world.table.clone());
+            assert_eq!(
+                (comparison.findings, comparison.kept_out),
+                (Vec::new(), out)
+            );
+            world.table.retain(|_, _| random.bool());
+        }
+    }
+}
+
+#[test]
+fn rows_are_appended_to_an_empty_cache() {
+    check_loads::<NamedRow>();
+    check_loads::<CompositeRow>();
+    check_loads::<IntegerRow>();
+}
+
+#[test]
+fn a_key_that_a_first_read_brings_twice_fails_the_read() {
+    let mut world = World::<NamedRow>::without_events();
+    world.writer.expect(Incoming::Snapshot);
+    world.writer.begin(2);
+    let twice = [(1, 7), (1, 8)];
+    let copy = copy_of::<NamedRow>(twice.iter().map(|(number, n)| (number, n)));
+    world.writer.load(vec![copy]).unwrap();
+    world.writer.finish().unwrap();
+    let error = world.writer.flush(Duration::ZERO).unwrap_err();
+    assert!(
+        matches!(error.error, StoreError::DuplicateKey(_)) && error.is_of_snapshot,
+        "{error:?}"
+    );
+    world.cache.read().rows.validate().unwrap();
+}
+
+// Fewer rows than are put off together, and then a change of one of them.
+#[test]
+fn a_row_that_was_appended_is_changed_before_its_indexes_are_made() {
+    let mut world = World::<NamedRow>::without_events();
+    world.table = (1..=5).map(|number| (number, 7)).collect();
+    world.read();
+    world.table.insert(2, 8);
+    world.table.remove(&3);
+    world.change(&format!(
+        r#"{{"table":"t","action":"update","id":{},"data":{}}}"#,
+        id::<NamedRow>(2),
+        json::<NamedRow>(2, 8)
+    ));
+    world.change(&format!(
+        r#"{{"table":"t","action":"delete","id":{}}}"#,
+        id::<NamedRow>(3)
+    ));
+    assert_eq!(world.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
+    world.check_rows();
 }
 
 #[test]

@@ -1,0 +1,57 @@
+//! [`SinkDecoder`]: decodes the rows of a large COPY on a thread of its own, while the writer stores
+//! those before.
+
+use crate::postgres::apply::sink::{Decoded, RowDecoder};
+use crate::postgres::apply::writer::AheadDecoder;
+use crate::postgres::error::ReadError;
+use crate::postgres::read::copy::CopyDecoder;
+use bytes::Bytes;
+use std::sync::mpsc;
+
+/// The rows of one batch of pieces.
+pub(super) type DecodedRows<R> = Vec<Decoded<R>>;
+
+/// The [`AheadDecoder`] of a [`SinkWriter`](super::SinkWriter).
+pub(super) struct SinkDecoder<D: RowDecoder> {
+    decoder: D,
+    /// The state of the COPY stream.
+    copy: CopyDecoder,
+    /// The way to the writer. The bounded channel of the read's messages bounds this one too: each
+    /// batch is announced by a message.
+    rows: mpsc::Sender<DecodedRows<D::Row>>,
+}
+
+impl<D: RowDecoder> SinkDecoder<D> {
+    /// Makes a decoder, and the end of its channel that the writer keeps.
+    pub(super) fn new(decoder: D) -> (Self, mpsc::Receiver<DecodedRows<D::Row>>) {
+        let (rows, taken) = mpsc::channel();
+        let copy = CopyDecoder::default();
+        (
+            Self {
+                decoder,
+                copy,
+                rows,
+            },
+            taken,
+        )
+    }
+}
+
+impl<D: RowDecoder<Row: Send>> AheadDecoder for SinkDecoder<D> {
+    fn decode(&mut self, pieces: &[Bytes]) -> Result<(), ReadError> {
+        let mut rows = Vec::new();
+        for piece in pieces {
+            self.copy.push::<ReadError>(piece, |tuple| {
+                rows.push(self.decoder.read_copy(tuple)?);
+                Ok(())
+            })?;
+        }
+        // A writer that expects other rows by now has dropped its end: nobody wants these.
+        let _ = self.rows.send(rows);
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), ReadError> {
+        Ok(self.copy.finish()?)
+    }
+}
