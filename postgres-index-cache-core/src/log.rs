@@ -82,7 +82,7 @@ mod writer;
 
 pub use deferred::DeferredKeys;
 pub use entry::{
-    Body, Entry, EntryError, JsonRow, Proof, RowChanges, RowOp, TableName, TableProof,
+    Body, Entry, EntryError, JsonRow, Part, Proof, RowChanges, RowOp, TableName, TableProof,
 };
 pub use follower::{Follower, Image, NoImage, Took};
 pub use node::{Node, NodeCounters, NodeInput, NodeLimits, NodeOutput};

@@ -13,10 +13,18 @@
 //!     {"schema":"app","table":"users","rows":1,"digest":"000102030405060708090a0b0c0d0e0f"}]}
 //! {"position":"3.00c0ffee00c0ffee.4","behind":"3.00c0ffee00c0ffee.3","kind":"stale",
 //!     "why":"the listening connection was closed"}
+//! {"position":"3.00c0ffee00c0ffee.5","behind":"3.00c0ffee00c0ffee.4","kind":"part",
+//!     "schema":"app","table":"users","part":0,"of":2,"text":"[{\"action\":\"remove\","}
+//! {"position":"3.00c0ffee00c0ffee.6","behind":"3.00c0ffee00c0ffee.5","kind":"part",
+//!     "schema":"app","table":"users","part":1,"of":2,"text":"\"id\":5}]"}
 //! ```
 //!
 //! `behind` is the entry that the log ended with when this one was appended. `after` is the entry
 //! whose rows a term builds upon: entries that nobody takes may stand between the two.
+//!
+//! Changes that are too long for one message come in parts: the texts one behind the other are the
+//! `ops` of a `rows`. They count once the last part is there. A reader that has not seen the first part
+//! has a snapshot that was begun behind it, and whose rows have the changes: it passes over the others.
 //!
 //! Keys and rows are the JSON that a payload has (`docs/payload.md`), digit by digit. `nulls` names
 //! the members that are SQL NULL, as opposed to the JSON value `null`.
@@ -51,6 +59,8 @@ pub enum Body {
     },
     /// Changes of the rows of one table.
     Rows(RowChanges),
+    /// A part of the changes of rows of one table, which were too long for one entry.
+    Part(Part),
     /// Everything that was committed before a fence of the writer is at or before this entry.
     Proof(Proof),
     /// From here to the next proof nothing is known of PostgreSQL.
@@ -76,6 +86,19 @@ pub struct RowChanges {
     pub table: TableName,
     /// Operations, in order.
     pub ops: Vec<RowOp>,
+}
+
+/// A part of [`RowChanges`]. All parts stand one behind the other in their term.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Table of the rows.
+    pub table: TableName,
+    /// Number of the part, from 0.
+    pub number: u32,
+    /// Number of all parts.
+    pub count: u32,
+    /// Piece of the JSON of the operations.
+    pub text: String,
 }
 
 /// A change of one row, or of all. Each operation has the row's state after the change, so that one
@@ -153,6 +176,7 @@ pub enum EntryError {
 enum Kind {
     Begin,
     Rows,
+    Part,
     Proof,
     Stale,
 }
@@ -175,6 +199,12 @@ struct WireEntry<'a> {
     table: Option<String>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     ops: Option<Vec<WireOp<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tables: Option<Vec<WireProof>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -236,6 +266,14 @@ impl Entry {
                 let ops = changes.ops.iter().map(RowOp::to_wire);
                 wire.ops = Some(ops.collect::<Result<_, _>>()?);
             }
+            Body::Part(part) => {
+                wire.kind = Kind::Part;
+                wire.schema = Some(part.table.schema.clone());
+                wire.table = Some(part.table.name.clone());
+                wire.part = Some(part.number);
+                wire.of = Some(part.count);
+                wire.text = Some(part.text.clone());
+            }
             Body::Proof(proof) => {
                 wire.kind = Kind::Proof;
                 wire.tables = Some(proof.tables.iter().map(TableProof::to_wire).collect());
@@ -259,16 +297,19 @@ impl Entry {
             Kind::Rows => {
                 let ops = wire.ops.ok_or(EntryError::Lacks("ops"))?;
                 Body::Rows(RowChanges {
-                    table: TableName {
-                        schema: wire.schema.ok_or(EntryError::Lacks("schema"))?,
-                        name: wire.table.ok_or(EntryError::Lacks("table"))?,
-                    },
+                    table: table_name(wire.schema, wire.table)?,
                     ops: ops
                         .into_iter()
                         .map(RowOp::of_wire)
                         .collect::<Result<_, _>>()?,
                 })
             }
+            Kind::Part => Body::Part(Part {
+                table: table_name(wire.schema, wire.table)?,
+                number: wire.part.ok_or(EntryError::Lacks("part"))?,
+                count: wire.of.ok_or(EntryError::Lacks("of"))?,
+                text: wire.text.ok_or(EntryError::Lacks("text"))?,
+            }),
             Kind::Proof => {
                 let tables = wire.tables.ok_or(EntryError::Lacks("tables"))?;
                 let tables = tables.into_iter().map(TableProof::of_wire);
@@ -300,9 +341,45 @@ impl WireEntry<'_> {
             schema: None,
             table: None,
             ops: None,
+            part: None,
+            of: None,
+            text: None,
             tables: None,
             why: None,
         }
+    }
+}
+
+/// Returns the name of a table, both parts of which must be there.
+fn table_name(schema: Option<String>, name: Option<String>) -> Result<TableName, EntryError> {
+    Ok(TableName {
+        schema: schema.ok_or(EntryError::Lacks("schema"))?,
+        name: name.ok_or(EntryError::Lacks("table"))?,
+    })
+}
+
+impl RowChanges {
+    /// Returns the operations as JSON.
+    ///
+    /// # Errors
+    /// If a key or a row is not JSON.
+    pub(super) fn ops_json(&self) -> Result<String, EntryError> {
+        let ops = self.ops.iter().map(RowOp::to_wire);
+        let ops = ops.collect::<Result<Vec<_>, _>>()?;
+        serde_json::to_string(&ops).map_err(EntryError::Malformed)
+    }
+
+    /// Reads the operations of a table from JSON.
+    ///
+    /// # Errors
+    /// If the text is no list of operations.
+    pub(super) fn from_ops_json(table: TableName, text: &str) -> Result<Self, EntryError> {
+        let ops: Vec<WireOp<'_>> = serde_json::from_str(text).map_err(EntryError::Malformed)?;
+        let ops = ops.into_iter().map(RowOp::of_wire);
+        Ok(Self {
+            table,
+            ops: ops.collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -435,7 +512,7 @@ mod tests {
             assert_eq!(entry.to_json().expect("JSON"), example);
             count += 1;
         }
-        assert_eq!(count, 4);
+        assert_eq!(count, 6);
     }
 
     fn rows(ops: Vec<RowOp>) -> Entry {
@@ -489,6 +566,10 @@ mod tests {
                 Some("data"),
             ),
             (r#""kind":"proof""#, Some("tables")),
+            (
+                r#""kind":"part","schema":"a","table":"b","part":0,"of":1"#,
+                Some("text"),
+            ),
             (r#""kind":"stale""#, Some("why")),
             (r#""kind":"shape""#, None),
         ] {

@@ -3,7 +3,7 @@
 //! A node, a relay that stands by, and a writer that wants to know which of its entries were
 //! stored follow the same rules, so all of them agree about the log.
 
-use super::entry::{Body, Entry, Proof, RowChanges};
+use super::entry::{Body, Entry, Part, Proof, RowChanges};
 use super::position::{Place, Position, Sequence};
 use super::rules::{Rule, Rules};
 use super::snapshot::SnapshotPlace;
@@ -61,7 +61,53 @@ pub struct Follower {
     exact_from: Option<Place>,
     /// Whether the last proof holds: nothing has voided it since.
     is_proven: bool,
+    /// The parts of changes whose last part has not come.
+    parts: Parts,
     rules: Rules,
+}
+
+/// The text of the first parts of changes.
+#[derive(Debug, Clone, Default)]
+struct Parts {
+    count: u32,
+    text: String,
+}
+
+/// The parts of changes, after one more has come.
+enum Collected {
+    /// Further parts are to come, or the first was not seen.
+    Open,
+    /// The changes are whole.
+    Whole(RowChanges),
+    /// The texts are no changes.
+    Malformed,
+}
+
+impl Parts {
+    /// Adds a part.
+    fn add(&mut self, part: &Part) -> Collected {
+        /// The most bytes that are collected. A row of PostgreSQL is never longer.
+        const MOST: usize = 1 << 30;
+        if part.number == 0 {
+            *self = Self::default();
+        } else if part.number != self.count {
+            // The image is a snapshot's that was begun behind the first part, and has the changes.
+            return Collected::Open;
+        }
+        if self.text.len() + part.text.len() > MOST {
+            return Collected::Malformed;
+        }
+        self.text.push_str(&part.text);
+        self.count += 1;
+        if self.count < part.count {
+            return Collected::Open;
+        }
+        let whole = std::mem::take(self).text;
+        match RowChanges::from_ops_json(part.table.clone(), &whole) {
+            Ok(changes) => Collected::Whole(changes),
+            Err(_) => Collected::Malformed,
+        }
+    }
 }
 
 impl Follower {
@@ -200,7 +246,7 @@ impl Follower {
                 };
                 builds_upon && next.epoch.number > position.epoch.number
             }
-            Body::Rows(_) | Body::Proof(_) | Body::Stale { .. } => {
+            Body::Rows(_) | Body::Part(_) | Body::Proof(_) | Body::Stale { .. } => {
                 // Rule::Nonce
                 let is_of_term = next.epoch == position.epoch
                     || (next.epoch.number == position.epoch.number
@@ -215,6 +261,11 @@ impl Follower {
 
     /// Carries out an entry that is the next one.
     fn carry_out(&mut self, entry: &Entry, image: &mut impl Image) -> Took {
+        if !matches!(entry.body, Body::Part(_)) {
+            // A term that ended before its last part: nobody has these changes, and the next term
+            // publishes what differs.
+            self.parts = Parts::default();
+        }
         match &entry.body {
             Body::Begin { after, .. } => {
                 if self.rules.keeps(Rule::BeginVoids) {
@@ -225,6 +276,11 @@ impl Follower {
                 }
             }
             Body::Rows(changes) => image.apply(changes),
+            Body::Part(part) => match self.parts.add(part) {
+                Collected::Open => {}
+                Collected::Whole(changes) => image.apply(&changes),
+                Collected::Malformed => return self.lose(),
+            },
             Body::Proof(proof) => {
                 // The image is of no position yet, so its digest says nothing.
                 if self.exact_from.is_some() && self.rules.keeps(Rule::SnapshotEnd) {
@@ -250,6 +306,7 @@ impl Follower {
     fn lose(&mut self) -> Took {
         self.position = None;
         self.is_proven = false;
+        self.parts = Parts::default();
         Took::Lost
     }
 }

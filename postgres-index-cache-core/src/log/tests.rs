@@ -15,6 +15,7 @@ const WRITER: WriterLimits = WriterLimits {
     most_unanswered: 400,
     kept: 1000,
     most_deferred: 200,
+    longest_entry: 1 << 20,
 };
 
 fn users() -> TableName {
@@ -69,7 +70,12 @@ struct Written {
 
 /// Returns a writer whose term has a snapshot.
 fn followed_writer(now: Instant) -> Written {
-    let mut writer = Writer::start_anew("relay", None, WRITER, 7, now);
+    writer_within(WRITER, now)
+}
+
+/// Returns a writer with these bounds whose term has a snapshot.
+fn writer_within(limits: WriterLimits, now: Instant) -> Written {
+    let mut writer = Writer::start_anew("relay", None, limits, 7, now);
     let mut log = Vec::new();
     assert_eq!(store(&mut writer, &mut log, now), None);
     assert!(writer.start_snapshot());
@@ -501,4 +507,154 @@ fn word_of_an_end_that_a_message_has_overtaken_costs_nothing() {
     // Said again with nothing in between, the log has lost the message.
     node.handle(NodeInput::End { read, end }, now);
     assert!(!node.is_live(now));
+}
+
+/// An image that keeps what was applied.
+#[derive(Debug, Default)]
+struct Applied(Vec<RowChanges>);
+
+impl Image for Applied {
+    fn apply(&mut self, changes: &RowChanges) {
+        self.0.push(changes.clone());
+    }
+
+    fn is_as(&mut self, _: &Proof) -> bool {
+        true
+    }
+}
+
+/// Changes with quotes, which take twice their bytes in a text, and characters of several bytes.
+fn long_changes() -> RowChanges {
+    let data = format!(r#"{{"id":1,"t":"{}"}}"#, "é\\\"€𝄞".repeat(40));
+    let row = JsonRow {
+        data,
+        nulls: vec!["größe \"x\"".to_string()],
+    };
+    RowChanges {
+        table: users(),
+        ops: vec![RowOp::Upsert {
+            id: "1".to_string(),
+            row,
+        }],
+    }
+}
+
+/// Returns a log with a snapshot at its start, and changes in parts of at most `longest` bytes
+/// between two short ones.
+fn log_with_parts(longest: usize) -> (Vec<Message>, SnapshotPlace) {
+    let now = Instant::now();
+    let limits = WriterLimits {
+        most_unanswered: 1 << 20,
+        longest_entry: longest,
+        ..WRITER
+    };
+    let Written {
+        mut writer,
+        mut log,
+        snapshot,
+    } = writer_within(limits, now);
+    for changes in [upsert(7), long_changes(), upsert(8)] {
+        writer.publish(changes, now);
+    }
+    assert_eq!(store(&mut writer, &mut log, now), None);
+    (log, snapshot)
+}
+
+fn is_part(message: &Message) -> bool {
+    matches!(message.entry.body, Body::Part(_))
+}
+
+#[test]
+fn changes_that_are_too_long_for_one_entry_are_taken_when_their_last_part_is_there() {
+    for longest in [1, 30, 200, 500] {
+        let (log, snapshot) = log_with_parts(longest);
+        let mut follower = Follower::of_snapshot(&snapshot);
+        let mut image = Applied::default();
+        for message in &log {
+            // Each reader has the entry as it was sent.
+            let json = message.entry.to_json().expect("JSON");
+            if let Body::Part(part) = &message.entry.body {
+                assert!(json.len() <= longest.max(8) + 300, "{json}");
+                // The short changes are in one entry each where that is allowed.
+                assert!(longest < 200 || image.0.len() == 1);
+                assert!(part.number < part.count);
+            }
+            let entry = Entry::from_json(&json).expect("an entry");
+            assert_ne!(
+                follower.take(message.sequence, &entry, &mut image),
+                Took::Lost
+            );
+        }
+        let parts = log.iter().filter(|message| is_part(message)).count();
+        assert!(parts > 2, "{parts}");
+        assert_eq!(image.0, [upsert(7), long_changes(), upsert(8)]);
+    }
+}
+
+#[test]
+fn a_snapshot_that_was_begun_between_two_parts_has_the_changes() {
+    let (log, _) = log_with_parts(500);
+    let first = log.iter().position(is_part).expect("a part");
+    let start = Place {
+        sequence: log[first].sequence,
+        position: log[first].entry.position,
+    };
+    let end = log.last().map(|last| Place {
+        sequence: last.sequence,
+        position: last.entry.position,
+    });
+    let place = SnapshotPlace {
+        start,
+        end: end.expect("an entry"),
+    };
+    let mut follower = Follower::of_snapshot(&place);
+    let mut image = Applied::default();
+    for message in &log[first..] {
+        let took = follower.take(message.sequence, &message.entry, &mut image);
+        assert!(matches!(took, Took::Applied | Took::Ignored), "{took:?}");
+    }
+    assert!(follower.is_exact());
+    assert_eq!(image.0, [upsert(8)]);
+}
+
+#[test]
+fn changes_whose_last_part_never_came_are_nobodys() {
+    let now = Instant::now();
+    let (mut log, snapshot) = log_with_parts(500);
+    let last = log.iter().rposition(is_part).expect("a part");
+    log.truncate(last);
+    let end = log.last().expect("an entry");
+    let base = Base {
+        position: end.entry.position,
+        seen: Place {
+            sequence: end.sequence,
+            position: end.entry.position,
+        },
+    };
+    let mut next = Writer::lead("other", base, WRITER, 8, now);
+    next.publish(upsert(9), now);
+    assert_eq!(store(&mut next, &mut log, now), None);
+    let mut follower = Follower::of_snapshot(&snapshot);
+    let mut image = Applied::default();
+    for message in &log {
+        let took = follower.take(message.sequence, &message.entry, &mut image);
+        assert!(matches!(took, Took::Applied | Took::Ignored), "{took:?}");
+    }
+    assert_eq!(image.0, [upsert(7), upsert(9)]);
+}
+
+#[test]
+fn parts_that_are_no_changes_make_a_reader_load_a_snapshot() {
+    let (mut log, snapshot) = log_with_parts(500);
+    let last = log.iter().rposition(is_part).expect("a part");
+    if let Body::Part(part) = &mut log[last].entry.body {
+        part.text.push(']');
+    }
+    let mut follower = Follower::of_snapshot(&snapshot);
+    let taken: Vec<Took> = log
+        .iter()
+        .map(|message| follower.take(message.sequence, &message.entry, &mut NoImage))
+        .collect();
+    assert_eq!(taken[last], Took::Lost);
+    assert_eq!(follower.position(), None);
 }

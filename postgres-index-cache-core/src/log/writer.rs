@@ -23,7 +23,7 @@ pub use messages::{
 };
 
 use super::deferred::DeferredKeys;
-use super::entry::{Body, Entry, Proof, RowChanges, RowOp};
+use super::entry::{Body, Entry, JsonRow, Part, Proof, RowChanges, RowOp};
 use super::position::{Epoch, Place, Position, Sequence};
 use super::rules::{Rule, Rules};
 use super::snapshot::SnapshotPlace;
@@ -225,7 +225,7 @@ impl Writer {
             self.deferring = Deferring::Keys(DeferredKeys::default());
         }
         match &mut self.deferring {
-            Deferring::Nothing | Deferring::Publishing => self.append(Body::Rows(changes), now),
+            Deferring::Nothing | Deferring::Publishing => self.append_changes(changes, now),
             Deferring::Keys(keys) => {
                 if !keys.add(&changes, self.limits.most_deferred) {
                     self.deferring = Deferring::Everything;
@@ -373,6 +373,33 @@ impl Writer {
             stored: None,
             sent: now,
         });
+    }
+
+    /// Appends changes, in parts if they are too long for one entry.
+    fn append_changes(&mut self, changes: RowChanges, now: Instant) {
+        let longest = self.limits.longest_entry;
+        let body = Body::Rows(changes);
+        let Body::Rows(changes) = &body else { return };
+        if bytes_of(&body) <= longest {
+            return self.append(body, now);
+        }
+        let Ok(text) = changes.ops_json() else {
+            // The driver says so when it writes the entry.
+            return self.append(body, now);
+        };
+        // In a text of JSON each character may take twice its bytes: a quote becomes `\"`.
+        let pieces = pieces_of(&text, longest / 2);
+        let count = pieces.len() as u32;
+        self.counters.in_parts += 1;
+        for (number, text) in (0..).zip(pieces) {
+            let part = Part {
+                table: changes.table.clone(),
+                number,
+                count,
+                text: text.to_string(),
+            };
+            self.append(Body::Part(part), now);
+        }
     }
 
     /// Asks the driver to append an entry behind the last one.
@@ -530,16 +557,41 @@ fn bytes_of(body: &Body) -> usize {
     /// The bytes of an entry or an operation beside the texts.
     const OVERHEAD: usize = 64;
     let bytes = |op: &RowOp| match op {
-        RowOp::Upsert { id, row } => id.len() + row.data.len(),
-        RowOp::Replace { old_id, id, row } => old_id.len() + id.len() + row.data.len(),
+        RowOp::Upsert { id, row } => id.len() + bytes_of_row(row),
+        RowOp::Replace { old_id, id, row } => old_id.len() + id.len() + bytes_of_row(row),
         RowOp::Remove { id } => id.len(),
-        RowOp::Clear { spared } => spared.iter().map(String::len).sum(),
+        RowOp::Clear { spared } => spared.iter().map(|id| id.len() + 1).sum(),
     };
     OVERHEAD
         + match body {
             Body::Begin { .. } => 0,
             Body::Rows(changes) => changes.ops.iter().map(|op| OVERHEAD + bytes(op)).sum(),
+            Body::Part(part) => part.text.len(),
             Body::Proof(proof) => OVERHEAD * proof.tables.len(),
             Body::Stale { why } => why.len(),
         }
+}
+
+/// Returns how many bytes a row takes in an entry at most.
+fn bytes_of_row(row: &JsonRow) -> usize {
+    // Each name has quotes and a comma, and each of its characters may be escaped.
+    let nulls = row.nulls.iter().map(|name| 6 * name.len() + 3);
+    row.data.len() + nulls.sum::<usize>()
+}
+
+/// Cuts a text into pieces of at most `most` bytes, or of one character.
+fn pieces_of(text: &str, most: usize) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let fitting = rest
+            .char_indices()
+            .map(|(at, char)| at + char.len_utf8())
+            .take_while(|end| *end <= most);
+        let first = rest.chars().next().map_or(1, char::len_utf8);
+        let (piece, behind) = rest.split_at(fitting.last().unwrap_or(first));
+        pieces.push(piece);
+        rest = behind;
+    }
+    pieces
 }

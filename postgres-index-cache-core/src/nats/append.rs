@@ -164,6 +164,7 @@ fn names_no_entry(text: &str) -> bool {
 fn too_large(entry: &Entry) -> Answer {
     let table = match &entry.body {
         Body::Rows(changes) => changes.table.name.clone(),
+        Body::Part(part) => part.table.name.clone(),
         Body::Begin { .. } | Body::Proof(_) | Body::Stale { .. } => String::new(),
     };
     Answer::TooLarge {

@@ -553,7 +553,7 @@ impl Follow {
                     Body::Proof(_) if matches!(self.reading, Reading::Live { .. }) => {
                         self.proven_at = self.last_proof_at.replace(now).or(Some(now));
                     }
-                    Body::Proof(_) | Body::Rows(_) => {}
+                    Body::Proof(_) | Body::Rows(_) | Body::Part(_) => {}
                 }
                 self.node
                     .message(read, sequence, &entry, &mut self.image, now);

@@ -36,12 +36,18 @@ pub type ConnectNats = Arc<
 const LOCK_RETRY: Duration = Duration::from_secs(1);
 
 /// Bounds of a writer.
-const LIMITS: WriterLimits = WriterLimits {
-    answer_timeout: Duration::from_secs(5),
-    most_unanswered: 16 << 20,
-    kept: 16 << 20,
-    most_deferred: 64 << 20,
-};
+/// Returns the bounds of a writer on a server that takes messages of `max_payload` bytes.
+fn limits(max_payload: usize) -> WriterLimits {
+    /// The bytes of a message beside the changes: headers, names, positions.
+    const HEAD: usize = 8 << 10;
+    WriterLimits {
+        answer_timeout: Duration::from_secs(5),
+        most_unanswered: 16 << 20,
+        kept: 16 << 20,
+        most_deferred: 64 << 20,
+        longest_entry: max_payload.saturating_sub(HEAD).max(HEAD),
+    }
+}
 
 /// The settings of a relay.
 #[derive(Debug, Clone)]
@@ -258,15 +264,16 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
         let mut supervisor = Box::pin(opening).await?;
         let now = Instant::now();
         let name = &self.options.writer;
+        let limits = limits(log.client().max_payload());
         let (writer, last) = match base {
             Some(base) => {
                 // The rows that differ are published.
                 supervisor.driver_mut().record_row_events();
-                (Writer::lead(name, base, LIMITS, random(), now), None)
+                (Writer::lead(name, base, limits, random(), now), None)
             }
             None => {
                 let (end, last) = end_of(&log).await?;
-                let writer = Writer::start_anew(name, end, LIMITS, random(), now);
+                let writer = Writer::start_anew(name, end, limits, random(), now);
                 (writer, last)
             }
         };

@@ -16,7 +16,7 @@
 use super::error::LogError;
 use super::names::LogName;
 use super::question::{Question, REACHED, RelayReport};
-use crate::log::{Entry, Position, Sequence, TableName};
+use crate::log::{Body, Entry, Position, Sequence, TableName};
 use crate::transaction::TransactionToken;
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishAckFuture, PublishError};
 use async_nats::jetstream::stream::{
@@ -400,8 +400,9 @@ impl NatsLog {
             }
         }
         let subject = match &entry.body {
-            crate::log::Body::Rows(changes) => self.name.rows(&changes.table),
-            _ => self.name.control(),
+            Body::Rows(changes) => self.name.rows(&changes.table),
+            Body::Part(part) => self.name.rows(&part.table),
+            Body::Begin { .. } | Body::Proof(_) | Body::Stale { .. } => self.name.control(),
         };
         let appended = self
             .context

@@ -97,6 +97,11 @@ fn everything_that_can_happen_does() {
             ("terms begun anew", statistics.resets),
             ("entries appended again", statistics.resumed_writers),
             ("rows deferred", statistics.deferrals),
+            ("changes in parts", statistics.in_parts),
+            (
+                "terms that ended before a last part",
+                statistics.parts_abandoned,
+            ),
             (
                 "rows published after they were deferred",
                 statistics.published_deferred,

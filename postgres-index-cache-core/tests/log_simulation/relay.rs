@@ -18,6 +18,8 @@ const LIMITS: WriterLimits = WriterLimits {
     most_unanswered: 1200,
     kept: 1500,
     most_deferred: 300,
+    // Most entries of several rows are sent in parts.
+    longest_entry: 150,
 };
 
 /// The broker's answer to an append.

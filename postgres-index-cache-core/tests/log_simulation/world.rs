@@ -36,6 +36,8 @@ pub struct Statistics {
     pub resets: u64,
     pub resumed_writers: u64,
     pub deferrals: u64,
+    pub in_parts: u64,
+    pub parts_abandoned: u64,
     pub published_deferred: u64,
     pub stepped_down: u64,
     pub recoveries: u64,
@@ -70,6 +72,7 @@ impl Statistics {
         self.resets += counters.resets;
         self.resumed_writers += counters.resumed;
         self.deferrals += counters.deferred;
+        self.in_parts += counters.in_parts;
     }
 
     fn add_reader(&mut self, reader: &Reader) {
@@ -103,6 +106,8 @@ pub struct TestedNode {
     proven_at: Option<Instant>,
     /// Whether a row was changed by a flipped bit, so that the rows are those of no position.
     is_flipped: bool,
+    /// Whether the last entry that the node has taken is a part with others to come.
+    awaits_part: bool,
 }
 
 impl TestedNode {
@@ -119,6 +124,7 @@ impl TestedNode {
             proven: 0,
             proven_at: None,
             is_flipped: false,
+            awaits_part: false,
         }
     }
 }
@@ -320,6 +326,16 @@ impl World {
         {
             follower.proven = *proven;
             follower.proven_at = Some(self.now);
+        }
+        if let Some(entry) = &stepped.message
+            && follower.reader.node.follower().position() == Some(entry.position)
+        {
+            let is_new_term = matches!(entry.body, Body::Begin { .. });
+            self.statistics.parts_abandoned += u64::from(follower.awaits_part && is_new_term);
+            follower.awaits_part = matches!(
+                &entry.body,
+                Body::Part(part) if part.number + 1 < part.count
+            );
         }
         for FenceId(fence) in stepped.reached {
             self.statistics.fences += 1;

@@ -188,6 +188,30 @@ async fn a_node_reads_what_was_written_before_its_fence() {
     assert_eq!(node.0.counters().loads, 1, "{:?}", node.0.counters());
 }
 
+// NATS takes messages of 1 MB: longer changes are sent in parts.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_longer_than_a_message_reach_the_nodes() {
+    let (database, nats) = (shop().await, Nats::start());
+    let _relay = relay(&database, &nats);
+    let mut node = Node::open(&nats).await;
+    let client = database.client().await;
+    node.is_equal(&client).await;
+    for sql in [
+        // A quote is two bytes in the row's JSON, and four in a part.
+        "INSERT INTO kv VALUES (0, repeat('\"', 4000000), '{}')",
+        "INSERT INTO kv SELECT -n, repeat('né', 300000 * n), to_jsonb(repeat('x', 1000000))
+            FROM generate_series(1, 3) n",
+        "UPDATE kv SET id = -7 WHERE id = 0",
+        "UPDATE kv SET v = v || '!' WHERE id < 3",
+        "DELETE FROM kv WHERE id = -2; UPDATE kv SET v = 'short', j = NULL WHERE id = -7",
+    ] {
+        execute(&client, sql).await;
+        node.is_equal(&client).await;
+    }
+    assert_eq!(node.0.counters().loads, 1, "{:?}", node.0.counters());
+    Node::open(&nats).await.is_equal(&client).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_stands_by_goes_on_without_a_snapshot() {
     let (database, nats) = (shop().await, Nats::start());

@@ -18,6 +18,8 @@ pub struct WriterLimits {
     pub kept: usize,
     /// The most bytes of keys that are deferred.
     pub most_deferred: usize,
+    /// The most bytes of the changes in one entry. Longer ones are appended in parts.
+    pub longest_entry: usize,
 }
 
 /// The end of the log that a term builds upon.
@@ -121,4 +123,6 @@ pub struct WriterCounters {
     pub resumed: u64,
     /// How often rows were deferred.
     pub deferred: u64,
+    /// Changes that were appended in parts.
+    pub in_parts: u64,
 }
