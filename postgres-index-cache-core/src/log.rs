@@ -31,6 +31,7 @@
 //!   stands there, or the log ends before it, the log is another one: load a snapshot.
 //! - **R3, follows.** An entry is taken if it is the next one of the same term, or begins a later
 //!   term behind exactly this position. Everything else is ignored, by all readers alike.
+//!   Changes in parts are shown once the last part was taken.
 //! - **R4, reset.** A term that begins behind nothing voids the rows: load a snapshot.
 //! - **R5, not live until asked.** After each start of a read the reader is live only once a fence
 //!   is reached that this reader has asked for. `begin`, `stale` and the lack of proofs end that.

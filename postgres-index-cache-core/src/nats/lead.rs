@@ -59,8 +59,10 @@ pub(super) enum Ended {
 /// How the tables are, as the log was told.
 struct Tables {
     is_live: bool,
-    /// The state of the driver as it was told last.
+    /// The state of all tables together, as it was told last.
     state: State,
+    /// The state of each table, as the events say that were taken.
+    states: Vec<State>,
     /// Whether a table is another one than the log has: the next term begins with a snapshot.
     is_altered: bool,
     /// Why the tables are not live, in the words of the driver.
@@ -128,6 +130,8 @@ impl<T: SupervisedTable> Lead<T> {
         last: Option<Sequence>,
     ) -> Result<Self, LogError> {
         let now = Instant::now();
+        let tables = 0..supervisor.targets().len();
+        let states = tables.map(|at| supervisor.state(TableId(at))).collect();
         Ok(Self {
             asking: log.questions().await?,
             questions: Questions::new(),
@@ -145,6 +149,7 @@ impl<T: SupervisedTable> Lead<T> {
             tables: Tables {
                 is_live: false,
                 state: State::Stale,
+                states,
                 is_altered: false,
                 why: "the relay has begun".to_string(),
             },
@@ -271,7 +276,8 @@ impl<T: SupervisedTable> Lead<T> {
                     // Rows of another shape are no rows of this log.
                     if !self.tables.is_altered {
                         // The changes that came during a comparison: one of each row, the last.
-                        if told != State::Live {
+                        // With those of other tables they are the rows of no transaction.
+                        if self.tables.states.get(table.0) != Some(&State::Live) {
                             self.become_live(false, now);
                         }
                         let config = self.supervisor.target(table).config();
@@ -300,8 +306,13 @@ impl<T: SupervisedTable> Lead<T> {
                     self.tables.why = format!("{name} was altered");
                     self.tables.is_altered = true;
                 }
-                // The states of the events, and not that of now: rows between two of them may be those
-                // of no transaction.
+                // The states of the events, and not those of now: rows between two of them may be
+                // those of no transaction.
+                SupervisorEvent::Driver(DriverEvent::TableState { table, state }) => {
+                    if let Some(told) = self.tables.states.get_mut(table.0) {
+                        *told = state;
+                    }
+                }
                 SupervisorEvent::Driver(DriverEvent::State(state)) => told = state,
                 SupervisorEvent::Driver(_) => {}
             }

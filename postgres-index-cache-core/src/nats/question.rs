@@ -3,8 +3,11 @@
 //! ```text
 //! (nothing)                                             ─→ 3.00c0ffee00c0ffee.3
 //! {"transaction":"742.31337"}                           ─→ reached
-//! {"verify":{"schema":"app","table":"users"}}           ─→ {"rows":2,"missing":0,"stale":1,…}
+//! {"verify":{"schema":"app","table":"users","ask":7}}   ─→ {"rows":2,"missing":0,"stale":1,…}
 //! ```
+//!
+//! A comparison may take long, and a question or an answer may be lost: a node asks for it again with
+//! the same number, which begins no further comparison.
 //!
 //! An empty answer says that nobody can tell now, and that the node should ask again.
 
@@ -25,7 +28,11 @@ pub(super) enum Question {
     /// For a word once everything that a transaction has committed is in the relay's caches.
     Transaction(TransactionToken),
     /// For a comparison of the relay's cache of a table with the table.
-    Verify(TableName),
+    Verify {
+        table: TableName,
+        /// The number of the question, which the node has drawn.
+        ask: u64,
+    },
 }
 
 /// The members of a question in JSON.
@@ -41,6 +48,7 @@ struct WireQuestion {
 struct WireTable {
     schema: String,
     table: String,
+    ask: u64,
 }
 
 impl Question {
@@ -52,11 +60,12 @@ impl Question {
                 transaction: Some(transaction.to_string()),
                 verify: None,
             },
-            Self::Verify(table) => WireQuestion {
+            Self::Verify { table, ask } => WireQuestion {
                 transaction: None,
                 verify: Some(WireTable {
                     schema: table.schema.clone(),
                     table: table.name.clone(),
+                    ask: *ask,
                 }),
             },
         };
@@ -72,10 +81,13 @@ impl Question {
         let question: WireQuestion = serde_json::from_slice(message).ok()?;
         match (question.transaction, question.verify) {
             (Some(transaction), None) => transaction.parse().ok().map(Self::Transaction),
-            (None, Some(WireTable { schema, table })) => Some(Self::Verify(TableName {
-                schema,
-                name: table,
-            })),
+            (None, Some(WireTable { schema, table, ask })) => Some(Self::Verify {
+                table: TableName {
+                    schema,
+                    name: table,
+                },
+                ask,
+            }),
             _ => None,
         }
     }
@@ -205,7 +217,10 @@ mod tests {
         for question in [
             Question::Fence,
             Question::Transaction(token),
-            Question::Verify(table),
+            Question::Verify {
+                table,
+                ask: u64::MAX,
+            },
         ] {
             let message = question.to_json();
             assert_eq!(Question::parse(message.as_bytes()), Some(question));

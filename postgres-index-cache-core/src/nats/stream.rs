@@ -14,6 +14,7 @@
 //! being made. The stream's leader is asked behind that, since another server may lag behind.
 
 use super::error::LogError;
+use super::follow::random;
 use super::names::LogName;
 use super::question::{Question, REACHED, RelayReport};
 use crate::log::{Body, Entry, Position, Sequence, TableName};
@@ -39,8 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// answers before, and is asked again.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(8);
 
-/// How long a comparison with a table may take.
-const VERIFY_PATIENCE: Duration = Duration::from_secs(3600);
+/// The wait before the answer to a comparison is asked for again. The comparison may take longer.
+const VERIFY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The wait before a question is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -432,13 +433,16 @@ impl NatsLog {
     /// Asks whoever writes the log to compare the cache of a table with the table. Without end if
     /// nobody does.
     pub(crate) async fn verify(&self, table: &TableName) -> RelayReport {
-        let question = Question::Verify(table.clone());
+        let question = Question::Verify {
+            table: table.clone(),
+            ask: random(),
+        };
         loop {
             let answer = self.request(&question, VERIFY_PATIENCE).await;
             let report = answer.map(|answer| serde_json::from_slice::<RelayReport>(&answer));
             match report {
                 Some(Ok(report)) if !report.is_busy => return report,
-                // Nobody can tell now, or nobody is there.
+                // Nobody can tell yet, or nobody is there.
                 Some(_) | None => tokio::time::sleep(ASK_AGAIN).await,
             }
         }

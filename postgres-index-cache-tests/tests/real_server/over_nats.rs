@@ -283,6 +283,40 @@ async fn rows_that_do_not_fit_are_kept_out_and_the_others_are_proven() {
     assert!(rows.is_live() && rows.len() == 1, "{}", rows.status());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_whose_answer_was_lost_is_not_made_again() {
+    let (database, nats) = (shop().await, Nats::start());
+    let _relay = ready(&database, &nats).await;
+    let asking = client(&nats).await;
+    let ask = async |number: u64| -> serde_json::Value {
+        let verify =
+            serde_json::json!({"verify": {"schema": "public", "table": "kv", "ask": number}});
+        let asked = asking.request("pgic.shop.ask", verify.to_string().into());
+        let answer = tokio::time::timeout(DEADLINE, asked).await;
+        let answer = answer.expect("in time").expect("an answer");
+        serde_json::from_slice(&answer.payload).expect("JSON")
+    };
+    let first = ask(1).await;
+    assert_eq!(
+        (&first["rows"], &first["ghosts"]),
+        (&5000.into(), &0.into())
+    );
+    // Nobody announces this.
+    let client = database.client().await;
+    let sql = "SET session_replication_role = replica; DELETE FROM kv WHERE id = 9";
+    execute(&client, sql).await;
+    assert_eq!(ask(1).await, first);
+    let began = Instant::now();
+    let second = loop {
+        let report = ask(2).await;
+        if report["is_busy"] != true {
+            break report;
+        }
+        assert!(began.elapsed() < DEADLINE, "{report}");
+    };
+    assert_eq!(second["ghosts"], 1);
+}
+
 /// The relay may publish where a node may not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_answers_into_inboxes_alone() {
@@ -446,7 +480,17 @@ async fn a_relay_compares_for_its_nodes() {
     };
     let (other, _) = replica_of_kv(&nats).await;
     let mut events = other.events();
-    let report = verify().await;
+    // Another table is written to all the time.
+    let client = database.client().await;
+    let written = async {
+        loop {
+            execute(&client, "UPDATE orders SET total = 1 WHERE number = 1").await;
+        }
+    };
+    let report = tokio::select! {
+        report = verify() => report,
+        () = written => unreachable!("writes have no end"),
+    };
     assert_eq!((report.rows, report.differing()), (5000, 0));
     let unheard = tokio::time::timeout(Duration::from_millis(300), events.next()).await;
     assert!(
@@ -454,7 +498,6 @@ async fn a_relay_compares_for_its_nodes() {
         "a comparison is no matter to other nodes: {unheard:?}"
     );
     // Nobody announces this.
-    let client = database.client().await;
     execute(
         &client,
         "SET session_replication_role = replica; UPDATE kv SET v = 'silent' WHERE id = 8;

@@ -38,6 +38,8 @@ pub(super) struct Questions {
     /// The room for further questions for transactions.
     room: Arc<Semaphore>,
     comparison: Option<Comparison>,
+    /// The answer to the last comparison, with the number of its question: it may have been lost.
+    reported: Option<(u64, RelayReport)>,
     /// When the next comparison may begin.
     compare_at: Instant,
 }
@@ -45,7 +47,9 @@ pub(super) struct Questions {
 /// A comparison that is underway.
 struct Comparison {
     question: QuestionId,
-    /// Who asked for it.
+    /// The number of the node's question.
+    ask: u64,
+    /// Where the node waits for the answer.
     inbox: Subject,
     began: Instant,
 }
@@ -57,6 +61,7 @@ impl Questions {
             transactions: TransactionWaiters::new(),
             room: Arc::new(Semaphore::new(MOST_TRANSACTIONS)),
             comparison: None,
+            reported: None,
             compare_at: Instant::now(),
         }
     }
@@ -80,8 +85,8 @@ impl<T: SupervisedTable> Lead<T> {
                 self.questions.asked.push(inbox);
             }
             Some(Question::Transaction(transaction)) => self.wait_for(transaction, inbox),
-            Some(Question::Verify(table)) => {
-                if let Err(report) = self.compare(&table, &inbox) {
+            Some(Question::Verify { table, ask }) => {
+                if let Err(report) = self.compare(&table, ask, &inbox) {
                     self.send_report(inbox, &report);
                 }
             }
@@ -93,7 +98,18 @@ impl<T: SupervisedTable> Lead<T> {
     ///
     /// # Errors
     /// The answer, if there is no comparison.
-    fn compare(&mut self, table: &TableName, inbox: &Subject) -> Result<(), RelayReport> {
+    fn compare(&mut self, table: &TableName, ask: u64, inbox: &Subject) -> Result<(), RelayReport> {
+        if let Some(underway) = &mut self.questions.comparison
+            && underway.ask == ask
+        {
+            underway.inbox = inbox.clone();
+            return Ok(());
+        }
+        if let Some((of, report)) = &self.questions.reported
+            && *of == ask
+        {
+            return Err(report.clone());
+        }
         if self.questions.comparison.is_some() || Instant::now() < self.questions.compare_at {
             return Err(RelayReport::busy());
         }
@@ -108,6 +124,7 @@ impl<T: SupervisedTable> Lead<T> {
         self.tables.why = format!("{} was compared with the table", table.name);
         self.questions.comparison = Some(Comparison {
             question,
+            ask,
             inbox: inbox.clone(),
             began: Instant::now(),
         });
@@ -160,6 +177,7 @@ impl<T: SupervisedTable> Lead<T> {
         let took = comparison.began.elapsed();
         self.questions.compare_at = Instant::now() + took * (COMPARED_SHARE - 1);
         self.send_report(comparison.inbox, &report);
+        self.questions.reported = Some((comparison.ask, report));
     }
 
     /// Answers a question for a comparison.
