@@ -4,8 +4,8 @@ use super::DEADLINE;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpStream;
-use std::path::PathBuf;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,18 +43,44 @@ impl Nats {
         Self::configured("")
     }
 
+    /// Starts three servers that keep each stream together.
+    pub fn cluster() -> [Self; 3] {
+        // The servers must know each other's ports before they start. All three are held until then.
+        let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let ports = held.map(|held| held.local_addr().expect("a port").port());
+        let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\""));
+        let configurations = ports.map(|port| {
+            format!(
+                "server_name: node{port}
+                cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{}] }}",
+                routes.join(", ")
+            )
+        });
+        // Streams can be made once all have started: two of them choose a leader.
+        let servers = configurations.map(|configuration| Self::spawned(&configuration));
+        servers.map(|mut server| {
+            server.port = server.wait();
+            server
+        })
+    }
+
     /// Starts a server with this configuration. Its port and its folders are the test's.
     pub fn configured(configuration: &str) -> Self {
+        let mut nats = Self::spawned(configuration);
+        nats.port = nats.wait();
+        nats
+    }
+
+    /// Starts a server without waiting for it.
+    fn spawned(configuration: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("nats.conf"), configuration).expect("the configuration");
         let child = spawn(&folder, None);
-        let mut nats = Self {
+        Self {
             child,
             folder,
             port: 0,
-        };
-        nats.port = nats.wait();
-        nats
+        }
     }
 
     /// Returns the address of the server for a user.
@@ -101,10 +127,29 @@ impl Nats {
         }
     }
 
+    /// Copies the store of a server that was killed, for [`restore`](Self::restore).
+    pub fn backup(&self) -> tempfile::TempDir {
+        let backup = tempfile::tempdir().expect("a folder");
+        copy_folder(&self.store(), &backup.path().join("store"));
+        backup
+    }
+
+    /// Puts an earlier store in the place of that of a server that was killed.
+    pub fn restore(&self, backup: &tempfile::TempDir) {
+        fs::remove_dir_all(self.store()).expect("remove the store");
+        copy_folder(&backup.path().join("store"), &self.store());
+    }
+
     /// Returns the folder in which the server keeps its streams.
     pub fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }
+}
+
+/// Copies a folder with all that is in it.
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(copied.expect("cp").success(), "copy {}", from.display());
 }
 
 /// Starts a server.

@@ -5,6 +5,7 @@ use crate::faults::number;
 use crate::over_nats::KvReplica;
 use crate::support::nats::Nats;
 use crate::support::{DEADLINE, Database, execute};
+use async_nats::ServerAddr;
 use postgres_index_cache_core::tooling::KeyBuf;
 use postgres_index_cache_core::tooling::nats::{
     ConnectNats, Follow, LogError, LogName, LogStorage, NatsLog, Relay, RelayEvent, RelayOptions,
@@ -53,11 +54,21 @@ fn name() -> LogName {
 
 /// Starts a relay of the two tables.
 pub(crate) fn relay(database: &Database, nats: &Nats) -> Running {
-    let url = nats.url();
+    relay_on(database, nats.url(), LogStorage::default())
+}
+
+/// Returns the addresses of servers, between which `urls` has commas.
+fn servers(urls: &str) -> Vec<ServerAddr> {
+    let parsed = urls.split(',').map(|url| url.parse().expect("an address"));
+    parsed.collect()
+}
+
+/// Starts a relay of the two tables, on the servers at `url`.
+fn relay_on(database: &Database, url: String, storage: LogStorage) -> Running {
     let connect: ConnectNats = Arc::new(move || {
         let url = url.clone();
         Box::pin(async move {
-            let connected = async_nats::connect(&url).await;
+            let connected = async_nats::connect(servers(&url)).await;
             connected.map_err(|error| LogError::Nats {
                 tried: format!("connect to {url}"),
                 source: error.into(),
@@ -74,7 +85,7 @@ pub(crate) fn relay(database: &Database, nats: &Nats) -> Running {
         describe: describe_named(connector, names),
         options: RelayOptions {
             writer: "relay of a test".to_string(),
-            storage: LogStorage::default(),
+            storage,
             driver: DriverOptions::new(1 << 30),
         },
         events: events_tx,
@@ -110,7 +121,12 @@ struct Node(Follow);
 
 impl Node {
     async fn open(nats: &Nats) -> Self {
-        let client = async_nats::connect(nats.url()).await.expect("connect");
+        Self::open_at(&nats.url()).await
+    }
+
+    async fn open_at(url: &str) -> Self {
+        let client = async_nats::connect(servers(url)).await;
+        let client = client.expect("connect");
         let log = NatsLog::new(client, name()).await.expect("a log");
         Self(Follow::open(log).await.expect("a node"))
     }
@@ -259,6 +275,104 @@ async fn a_log_that_is_deleted_begins_anew() {
     .await;
     node.is_equal(&client).await;
     assert_eq!(node.0.counters().loads, 2, "{:?}", node.0.counters());
+}
+
+/// A backup of the engine's store is put in place of the store: entries that nodes have are gone, and
+/// their numbers are given to others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_rolled_back_is_noticed_by_relay_and_nodes() {
+    let (database, mut nats) = (shop().await, Nats::start());
+    let mut relay = relay(&database, &nats);
+    let mut node = Node::open(&nats).await;
+    let client = database.client().await;
+    node.is_equal(&client).await;
+    relay
+        .until(|event| matches!(event, RelayEvent::Snapshot { .. }))
+        .await;
+    for round in 0..3 {
+        nats.kill();
+        let backup = nats.backup();
+        nats.restart();
+        for value in 0..20 {
+            let sql = format!("UPDATE kv SET v = '{round} {value}' WHERE id % 20 = {value}");
+            execute(&client, &sql).await;
+        }
+        node.is_equal(&client).await;
+        nats.kill();
+        nats.restore(&backup);
+        if round == 1 {
+            execute(&client, "DELETE FROM kv WHERE id % 50 = 7").await;
+        }
+        nats.restart();
+        node.is_equal(&client).await;
+        execute(&client, "UPDATE kv SET v = 'again' WHERE id < 30").await;
+        node.is_equal(&client).await;
+    }
+    Node::open(&nats).await.is_equal(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_servers_keep_a_log_while_each_of_them_is_killed() {
+    let (database, mut servers) = (shop().await, Nats::cluster());
+    let url = servers.each_ref().map(Nats::url).join(",");
+    let storage = LogStorage {
+        replicas: 3,
+        ..LogStorage::default()
+    };
+    let _relay = relay_on(&database, url.clone(), storage);
+    let mut node = Node::open_at(&url).await;
+    let client = database.client().await;
+    node.is_equal(&client).await;
+    for (at, server) in servers.iter_mut().enumerate() {
+        server.kill();
+        let sql = format!("UPDATE kv SET v = 'without {at}' WHERE id % 3 = {at}");
+        execute(&client, &sql).await;
+        node.is_equal(&client).await;
+        server.restart();
+        execute(&client, "UPDATE orders SET total = total + 1").await;
+        node.is_equal(&client).await;
+    }
+    Node::open_at(&url).await.is_equal(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_start_all_at_once_are_nothing_to_postgresql() {
+    const NODES: usize = 200;
+    let (database, nats) = (shop().await, Nats::start());
+    let client = database.client().await;
+    execute(&client, "DELETE FROM kv WHERE id > 500").await;
+    let mut relay = relay(&database, &nats);
+    relay
+        .until(|event| matches!(event, RelayEvent::Snapshot { .. }))
+        .await;
+    let sessions = async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()";
+        let row = client.query_one(sql, &[]).await.expect("the sessions");
+        row.get::<_, i64>(0)
+    };
+    let before = sessions().await;
+    let url = nats.url();
+    let nodes = (0..NODES).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            let mut node = Node::open_at(&url).await;
+            node.fence().await;
+            node
+        })
+    });
+    let nodes: Vec<_> = nodes.collect();
+    let mut started = Vec::new();
+    for node in nodes {
+        started.push(node.await.expect("a node"));
+    }
+    assert_eq!(sessions().await, before);
+    execute(&client, "UPDATE kv SET v = 'for all' WHERE id < 100").await;
+    let expected = rows_of(&client, "kv").await;
+    for node in &mut started {
+        node.fence().await;
+        assert_eq!(node.rows("kv"), expected);
+        assert_eq!(node.0.counters().loads, 1, "{:?}", node.0.counters());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
