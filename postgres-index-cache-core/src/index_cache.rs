@@ -251,7 +251,8 @@ impl<T: CacheModel> IdxModelCache<T> {
         self.put_linked(row, digest, T::Indexes::link)
     }
 
-    /// Does the work of [`put_digested`](Self::put_digested). `link` enters a new row in the indexes.
+    /// Does the work of [`put_digested`](Self::put_digested). `link` enters a new row in the
+    /// indexes.
     #[cfg(feature = "postgres")]
     fn put_linked(
         &mut self,

@@ -45,7 +45,7 @@ impl Nats {
 
     /// Starts three servers that keep each stream together.
     pub fn cluster() -> [Self; 3] {
-        // The servers must know each other's ports before they start. All three are held until then.
+        // The servers must know each other's ports before they start. All are held until then.
         let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
         let ports = held.map(|held| held.local_addr().expect("a port").port());
         let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\""));

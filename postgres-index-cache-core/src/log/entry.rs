@@ -23,8 +23,9 @@
 //! whose rows a term builds upon: entries that nobody takes may stand between the two.
 //!
 //! Changes that are too long for one message come in parts: the texts one behind the other are the
-//! `ops` of a `rows`. They count once the last part is there. A reader that has not seen the first part
-//! has a snapshot that was begun behind it, and whose rows have the changes: it passes over the others.
+//! `ops` of a `rows`. They count once the last part is there. A reader that has not seen the first
+//! part has a snapshot that was begun behind that part, and whose rows have the changes. Such a
+//! reader passes over the other parts.
 //!
 //! Keys and rows are the JSON that a payload has (`docs/payload.md`), digit by digit. `nulls` names
 //! the members that are SQL NULL, as opposed to the JSON value `null`.

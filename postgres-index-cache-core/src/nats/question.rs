@@ -6,8 +6,8 @@
 //! {"verify":{"schema":"app","table":"users","ask":7}}   ─→ {"rows":2,"missing":0,"stale":1,…}
 //! ```
 //!
-//! A comparison may take long, and a question or an answer may be lost: a node asks for it again with
-//! the same number, which begins no further comparison.
+//! A comparison may take long, and a question or an answer may be lost. A node asks again with the
+//! same number, which begins no further comparison.
 //!
 //! An empty answer says that nobody can tell now, and that the node should ask again.
 

@@ -169,6 +169,14 @@ impl Node {
             assert_eq!(self.rows(table), rows_of(client, table).await, "{table}");
         }
     }
+
+    /// Checks that the node has the rows of both tables after each of the statements.
+    async fn follows(&mut self, client: &Client, statements: &[&str]) {
+        for sql in statements {
+            execute(client, sql).await;
+            self.is_equal(client).await;
+        }
+    }
 }
 
 /// Returns the rows of a table in PostgreSQL.
@@ -189,7 +197,7 @@ async fn a_node_reads_what_was_written_before_its_fence() {
     let mut node = Node::open(&nats).await;
     let client = database.client().await;
     node.is_equal(&client).await;
-    for sql in [
+    let statements = [
         "INSERT INTO kv VALUES (0, 'null', 'null'), (-1, NULL, NULL)",
         "UPDATE kv SET id = -id WHERE id BETWEEN 10 AND 400",
         "UPDATE kv SET v = repeat('x', 12000) WHERE id = 1",
@@ -197,10 +205,8 @@ async fn a_node_reads_what_was_written_before_its_fence() {
         "UPDATE orders SET customer = 2",
         "TRUNCATE kv",
         "INSERT INTO kv SELECT n, 'again' FROM generate_series(1, 3000) n; DELETE FROM kv WHERE id > 2000",
-    ] {
-        execute(&client, sql).await;
-        node.is_equal(&client).await;
-    }
+    ];
+    node.follows(&client, &statements).await;
     assert_eq!(node.0.counters().loads, 1, "{:?}", node.0.counters());
 }
 
@@ -212,7 +218,7 @@ async fn rows_that_are_longer_than_a_message_reach_the_nodes() {
     let mut node = Node::open(&nats).await;
     let client = database.client().await;
     node.is_equal(&client).await;
-    for sql in [
+    let statements = [
         // A quote is two bytes in the row's JSON, and four in a part.
         "INSERT INTO kv VALUES (0, repeat('\"', 4000000), '{}')",
         "INSERT INTO kv SELECT -n, repeat('né', 300000 * n), to_jsonb(repeat('x', 1000000))
@@ -220,10 +226,8 @@ async fn rows_that_are_longer_than_a_message_reach_the_nodes() {
         "UPDATE kv SET id = -7 WHERE id = 0",
         "UPDATE kv SET v = v || '!' WHERE id < 3",
         "DELETE FROM kv WHERE id = -2; UPDATE kv SET v = 'short', j = NULL WHERE id = -7",
-    ] {
-        execute(&client, sql).await;
-        node.is_equal(&client).await;
-    }
+    ];
+    node.follows(&client, &statements).await;
     assert_eq!(node.0.counters().loads, 1, "{:?}", node.0.counters());
     Node::open(&nats).await.is_equal(&client).await;
 }
@@ -277,8 +281,8 @@ async fn a_log_that_is_deleted_begins_anew() {
     assert_eq!(node.0.counters().loads, 2, "{:?}", node.0.counters());
 }
 
-/// A backup of the engine's store is put in place of the store: entries that nodes have are gone, and
-/// their numbers are given to others.
+/// A backup of the engine's store is put in place of the store: entries that nodes have are gone,
+/// and their numbers are given to others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_was_rolled_back_is_noticed_by_relay_and_nodes() {
     let (database, mut nats) = (shop().await, Nats::start());

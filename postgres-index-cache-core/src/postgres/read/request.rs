@@ -57,7 +57,8 @@ pub(in crate::postgres) enum ReadMessage {
         asked: ReadRequest,
         pieces: Vec<Bytes>,
     },
-    /// The cache's own decoder has made rows of so many bytes of the COPY stream, on another thread.
+    /// The cache's own decoder has made rows of so many bytes of the COPY stream, on another
+    /// thread.
     Decoded { asked: ReadRequest, bytes: usize },
     /// All rows were sent. The transaction is ended, unless the read is of a kind that leaves it
     /// open.

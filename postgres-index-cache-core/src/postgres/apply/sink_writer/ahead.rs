@@ -1,5 +1,5 @@
-//! [`SinkDecoder`]: decodes the rows of a large COPY on a thread of its own, while the writer stores
-//! those before.
+//! [`SinkDecoder`]: decodes the rows of a large COPY on a thread of its own, while the writer
+//! stores those before.
 
 use crate::postgres::apply::sink::{Decoded, RowDecoder};
 use crate::postgres::apply::writer::AheadDecoder;
