@@ -83,7 +83,8 @@ mod writer;
 
 pub use deferred::DeferredKeys;
 pub use entry::{
-    Body, Entry, EntryError, JsonRow, Part, Proof, RowChanges, RowOp, TableName, TableProof,
+    Body, Entry, EntryError, JsonRow, LONGEST_CHANGES, Part, Proof, RowChanges, RowOp, TableName,
+    TableProof,
 };
 pub use follower::{Follower, Image, NoImage, Took};
 pub use node::{Node, NodeCounters, NodeInput, NodeLimits, NodeOutput};

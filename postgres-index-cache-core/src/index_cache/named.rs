@@ -216,6 +216,8 @@ impl<V: Copy + Eq + Hash> ValueIndex<V> {
     #[cfg(feature = "postgres")]
     fn link_later(&mut self, hasher: &RandomState, slot: u32, value: Option<V>) {
         let Some(value) = value.filter(|_| self.value(slot).is_none()) else {
+            // A row that names an index twice has its first entry before its second.
+            self.link_put_off(hasher);
             return self.link(hasher, slot, value);
         };
         self.values.set(slot, Some(value));

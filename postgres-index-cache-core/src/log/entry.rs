@@ -35,6 +35,10 @@ use crate::digest::{Digest, RangeSum};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+/// The most bytes of changes of rows, or of a row of a snapshot, as JSON: a reader has them in memory
+/// as a whole.
+pub const LONGEST_CHANGES: usize = 256 << 20;
+
 /// One message of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

@@ -3,7 +3,7 @@
 //! A node, a relay that stands by, and a writer that wants to know which of its entries were
 //! stored follow the same rules, so all of them agree about the log.
 
-use super::entry::{Body, Entry, Part, Proof, RowChanges};
+use super::entry::{Body, Entry, LONGEST_CHANGES, Part, Proof, RowChanges};
 use super::position::{Place, Position, Sequence};
 use super::rules::{Rule, Rules};
 use super::snapshot::SnapshotPlace;
@@ -86,15 +86,13 @@ enum Collected {
 impl Parts {
     /// Adds a part.
     fn add(&mut self, part: &Part) -> Collected {
-        /// The most bytes that are collected. A row of PostgreSQL is never longer.
-        const MOST: usize = 1 << 30;
         if part.number == 0 {
             *self = Self::default();
         } else if part.number != self.count {
             // The image is a snapshot's that was begun behind the first part, and has the changes.
             return Collected::Open;
         }
-        if self.text.len() + part.text.len() > MOST {
+        if self.text.len() + part.text.len() > LONGEST_CHANGES {
             return Collected::Malformed;
         }
         self.text.push_str(&part.text);

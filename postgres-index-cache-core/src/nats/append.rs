@@ -8,6 +8,7 @@ use crate::log::{Body, Entry, Place, Sequence};
 use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
+use std::collections::VecDeque;
 use std::error::Error as _;
 use std::pin::Pin;
 use tokio::sync::mpsc;
@@ -75,6 +76,10 @@ impl Appender {
 /// The entries that may wait for an answer in NATS.
 const MOST_IN_FLIGHT: usize = 4096;
 
+/// The bytes of parts of long changes that may wait for an answer: the time in which an answer must
+/// come begins when an entry is handed to the client, and not when it is on the wire.
+const MOST_BYTES_IN_FLIGHT: usize = 4 << 20;
+
 type PendingAnswer = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 async fn run(
@@ -85,9 +90,14 @@ async fn run(
 ) {
     let mut acks: FuturesOrdered<PendingAnswer> = FuturesOrdered::new();
     let mut is_alone = first.is_some();
+    // The bytes of each entry that waits for an answer, as far as they count, and their sum.
+    let mut bytes = VecDeque::new();
+    let mut bytes_in_flight = 0;
     loop {
         // NATS' client waits itself at 5000, and the answers could not be taken meanwhile.
-        let takes_entries = (!is_alone || acks.is_empty()) && acks.len() < MOST_IN_FLIGHT;
+        let takes_entries = (!is_alone || acks.is_empty())
+            && acks.len() < MOST_IN_FLIGHT
+            && bytes_in_flight < MOST_BYTES_IN_FLIGHT;
         tokio::select! {
             entry = entries.recv(), if takes_entries => {
                 let Some((round, entry)) = entry else { return };
@@ -98,11 +108,19 @@ async fn run(
                     // Nobody knows the end: the recovery that follows finds out.
                     (None, None) => Expected::Sequence(Sequence::default()),
                 };
+                let counted = match &entry.body {
+                    Body::Part(part) => part.text.len(),
+                    Body::Begin { .. } | Body::Rows(_) | Body::Proof(_) | Body::Stale { .. } => 0,
+                };
+                bytes.push_back(counted);
+                bytes_in_flight += counted;
                 let sent = log.append(&entry, expected).await;
                 acks.push_back(pending(round, entry, sent));
             }
             Some(answer) = acks.next() => {
                 is_alone = false;
+                // The answers come in the order of the entries.
+                bytes_in_flight -= bytes.pop_front().unwrap_or(0);
                 // The relay may have begun anew.
                 if answers.send(answer).is_err() {
                     return;

@@ -37,17 +37,17 @@ pub enum LogError {
         /// Reason.
         why: String,
     },
-    /// An entry is larger than the NATS server takes.
+    /// A change of rows is longer than a log takes.
     #[error(
-        "an entry of the table {table} has {bytes} bytes, and the NATS server takes {most} \
-         (max_payload)"
+        "a change of the table {table} has {bytes} bytes as JSON, and a log takes {most}: leave long \
+         columns out with install-triggers --exclude-columns"
     )]
     TooLarge {
         /// The table of the rows.
         table: String,
-        /// The size of the entry.
+        /// The size of the change, or of the entry.
         bytes: usize,
-        /// The most bytes that the server takes.
+        /// The most bytes that a log, or the server, takes.
         most: usize,
     },
 }

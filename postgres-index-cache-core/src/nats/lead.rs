@@ -22,8 +22,8 @@ use super::row_ops::{Batch, bytes_of, row_json, row_op};
 use super::snapshot::{self, SnapshotInfo};
 use super::stream::NatsLog;
 use crate::log::{
-    DeferredKeys, Proof, RowChanges, RowOp, Sequence, TableName, TableProof, Writer, WriterInput,
-    WriterOutput,
+    DeferredKeys, LONGEST_CHANGES, Proof, RowChanges, RowOp, Sequence, TableName, TableProof,
+    Writer, WriterInput, WriterOutput,
 };
 use crate::postgres::error_chain::chain;
 use crate::postgres::{DriverEvent, SupervisedTable, Supervisor, SupervisorEvent, TableConfig};
@@ -90,6 +90,8 @@ pub(super) struct Lead<T: SupervisedTable> {
     writer: Writer,
     /// `None` while the writer recovers.
     appender: Option<Appender>,
+    /// The longest message that the server took at the begin of the term.
+    max_payload: usize,
     recovery: Option<JoinHandle<Look>>,
     /// Whether the server has forgotten the name of its last entry.
     has_forgotten: bool,
@@ -136,6 +138,7 @@ impl<T: SupervisedTable> Lead<T> {
             asking: log.questions().await?,
             questions: Questions::new(),
             appender: Some(Appender::start(log.clone(), last)),
+            max_payload: log.client().max_payload(),
             log,
             connect,
             options,
@@ -256,6 +259,10 @@ impl<T: SupervisedTable> Lead<T> {
                 self.has_forgotten |= has_forgotten;
                 self.writer.handle(WriterInput::Refused { round }, now);
             }
+            // The server takes shorter messages than at the begin of the term. The next term's are.
+            Answer::TooLarge { .. } if self.log.client().max_payload() < self.max_payload => {
+                self.ended = Some(Ended::SteppedDown);
+            }
             Answer::TooLarge { table, bytes } => {
                 let most = self.log.client().max_payload();
                 let error = LogError::TooLarge { table, bytes, most };
@@ -326,12 +333,26 @@ impl<T: SupervisedTable> Lead<T> {
         }
         let rest = batch.take();
         self.publish(rest, now);
+        // A driver that records no rows drops the oldest of very many events.
+        for (at, state) in self.tables.states.iter_mut().enumerate() {
+            *state = self.supervisor.state(TableId(at));
+        }
         self.note_state(self.supervisor.driver().state(), now);
     }
 
     fn publish(&mut self, changes: Option<RowChanges>, now: Instant) {
         if let Some(changes) = changes {
             let bytes = changes.ops.iter().map(bytes_of).sum::<usize>();
+            // A reader takes no more, in parts neither.
+            if bytes + bytes / 8 > LONGEST_CHANGES {
+                let error = LogError::TooLarge {
+                    table: changes.table.name,
+                    bytes,
+                    most: LONGEST_CHANGES,
+                };
+                self.ended = Some(Ended::Failed(error.to_string()));
+                return;
+            }
             self.due.since += bytes as u64;
             self.due.entries += 1;
             self.writer.publish(changes, now);

@@ -19,7 +19,7 @@ use super::error::LogError;
 use super::image::LoggedTable;
 use super::row_ops::row_json;
 use super::stream::{LogStorage, NatsLog};
-use crate::log::{JsonRow, Place, SnapshotPlace};
+use crate::log::{JsonRow, LONGEST_CHANGES, Place, SnapshotPlace};
 use crate::table_cache::KeyBuf;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
@@ -145,8 +145,6 @@ pub(super) async fn load(
     const SLICE: usize = 1 << 10;
     /// The text that is collected before its rows are read.
     const TEXT: usize = 4 << 20;
-    /// The longest row. A row is sent as one message, too.
-    const LONGEST_LINE: usize = 64 << 20;
     let unreadable = |why: String| LogError::Snapshot {
         snapshot: snapshot.name.clone(),
         why,
@@ -159,6 +157,8 @@ pub(super) async fn load(
     let mut decoder = zstd::stream::write::Decoder::new(Vec::new())
         .map_err(|error| unreadable(error.to_string()))?;
     let mut table = 0;
+    // How much of the text has no end of a line.
+    let mut searched = 0;
     while let Some((part, bytes)) = parts.try_next().await? {
         let bytes = bytes.ok_or_else(|| unreadable(format!("part {part} is missing")))?;
         let mut slices = bytes.chunks(SLICE).peekable();
@@ -169,15 +169,17 @@ pub(super) async fn load(
             if slices.peek().is_some() && text.len() < TEXT {
                 continue;
             }
-            let whole = text.iter().rposition(|byte| *byte == b'\n');
-            let Some(end) = whole.map(|at| at + 1) else {
-                if text.len() > LONGEST_LINE {
+            let whole = text[searched..].iter().rposition(|byte| *byte == b'\n');
+            let Some(end) = whole.map(|at| searched + at + 1) else {
+                searched = text.len();
+                if text.len() > LONGEST_CHANGES {
                     return Err(unreadable("a row is too long".to_string()));
                 }
                 continue;
             };
             let batch = read_lines(&text[..end], &mut table).map_err(unreadable)?;
             text.drain(..end);
+            searched = text.len();
             // Whoever loads may have given up.
             if rows.send(batch).await.is_err() {
                 return Ok(());

@@ -129,7 +129,7 @@ pub enum ReadError {
     /// Rows that are refetched by their keys take too much memory at once.
     #[error("the rows that were read again by key take more memory than allowed")]
     TooMuch,
-    /// The thread that decodes the rows cannot be started, or has panicked.
+    /// The thread that decodes the rows has panicked.
     #[error("the thread that decodes its rows failed: {0}")]
     Thread(String),
     /// The text that `pg_current_snapshot()` returned is not understood.

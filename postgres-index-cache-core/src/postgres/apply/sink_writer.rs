@@ -241,18 +241,22 @@ impl<C: CacheSink> SinkWriter<C> {
         }
     }
 
-    /// Takes the rows that a decoder on another thread has made so far.
-    fn take_decoded_rows(&mut self) {
+    /// Takes a batch of rows that a decoder on another thread has made. Returns false if there is
+    /// none.
+    fn take_decoded_batch(&mut self) -> bool {
+        let batch = self.decoded.as_ref().and_then(|rows| rows.try_recv().ok());
+        let Some(rows) = batch else {
+            return false;
+        };
         let is_comparison = matches!(self.incoming, Incoming::Comparison);
-        while let Some(rows) = self.decoded.as_ref().and_then(|rows| rows.try_recv().ok()) {
-            for row in rows {
-                if is_comparison {
-                    self.compare_decoded(row);
-                } else {
-                    self.merge_decoded(row);
-                }
+        for row in rows {
+            if is_comparison {
+                self.compare_decoded(row);
+            } else {
+                self.merge_decoded(row);
             }
         }
+        true
     }
 
     /// Takes the end of the stream.
@@ -260,7 +264,7 @@ impl<C: CacheSink> SinkWriter<C> {
     /// # Errors
     /// If the stream has no end.
     fn finish_rows(&mut self) -> Result<(), ReadError> {
-        self.take_decoded_rows();
+        while self.take_decoded_batch() {}
         match self.decoded.take() {
             // The other decoder has seen the end: without that, the read has failed.
             Some(_) => Ok(()),
@@ -281,6 +285,20 @@ impl<C: CacheSink> SinkWriter<C> {
         }
         copy.finish()?;
         Ok(rows)
+    }
+
+    /// Returns how many of the waiting operations are applied under one hold of the lock. Of those
+    /// that store many rows of a snapshot it is one: readers wait meanwhile.
+    fn together(&self) -> usize {
+        let most = self.waiting.len().min(self.changes_together);
+        let mut waiting = self.waiting.iter().take(most);
+        let is_merge = |waiting: &Waiting<C::Row>| matches!(waiting.op, PendingOp::Merge(_));
+        let first = waiting.position(is_merge);
+        let second = waiting.position(is_merge);
+        match (first, second) {
+            (Some(first), Some(between)) => first + 1 + between,
+            _ => most,
+        }
     }
 
     /// Brings near in memory what the next operations, so many, will look at. Readers go on
@@ -367,6 +385,8 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             self.refetched.extend(pieces);
             return Ok(());
         }
+        // The thread for the other decoder could not be started.
+        self.decoded = None;
         let is_comparison = matches!(self.incoming, Incoming::Comparison);
         // The stream's decoder calls back with each row, which needs all of `self`. So the decoder
         // is moved out for the moment.
@@ -395,7 +415,11 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
 
     fn take_decoded(&mut self, bytes: usize) {
         self.copied += bytes;
-        self.take_decoded_rows();
+        self.take_decoded_batch();
+    }
+
+    fn give_up_decoding(&mut self) {
+        self.decoded = None;
     }
 
     fn copied(&self) -> usize {
@@ -490,7 +514,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             return Ok(Flushed::Done);
         }
         while !self.waiting.is_empty() {
-            let together = self.waiting.len().min(self.changes_together);
+            let together = self.together();
             self.touch(together);
             let Some(mut cache) = self.cache.try_write_for(patience) else {
                 return Ok(Flushed::Locked);

@@ -131,9 +131,12 @@ pub(crate) trait CacheWriter: Send {
     /// not to be wanted.
     fn decode_ahead(&mut self) -> Option<Box<dyn AheadDecoder>>;
 
-    /// Takes the rows that the decoder ahead has made so far, of `bytes` further bytes of the COPY
-    /// stream.
+    /// Takes the next batch of rows that the decoder ahead has made, of `bytes` further bytes of the
+    /// COPY stream.
     fn take_decoded(&mut self, bytes: usize);
+
+    /// Wants no more of the rows that the decoder ahead makes: it ends at its next batch.
+    fn give_up_decoding(&mut self);
 
     /// Returns the number of bytes of the COPY stream that have come.
     fn copied(&self) -> usize;

@@ -507,6 +507,7 @@ impl Driver {
         } = asked;
         // Messages of the read that are still on their way are ignored from now on.
         self.reads.asked = None;
+        self.tables[table.0].writer.give_up_decoding();
         let why = chain(&error);
         tracing::info!(
             table = self.tables[table.0].config.name(),

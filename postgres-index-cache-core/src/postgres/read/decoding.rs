@@ -18,7 +18,7 @@ use std::thread;
 use tokio::sync::{mpsc, oneshot};
 
 /// The batches of pieces that may wait for the thread.
-const BATCHES: usize = 2;
+const BATCHES: usize = 1;
 
 /// The thread that decodes the rows of one COPY.
 pub(super) struct Decoding {
@@ -36,7 +36,7 @@ impl Decoding {
         decoder: Box<dyn AheadDecoder>,
         asked: ReadRequest,
         rows_tx: mpsc::Sender<ReadMessage>,
-    ) -> Result<Self, ReadError> {
+    ) -> io::Result<Self> {
         let (pieces_tx, pieces) = mpsc::channel(BATCHES);
         let (done, decoded) = oneshot::channel();
         thread::Builder::new()
@@ -44,8 +44,7 @@ impl Decoding {
             .spawn(move || {
                 // A read that was given up waits for no outcome.
                 let _ = done.send(decode(decoder, pieces, asked, &rows_tx));
-            })
-            .map_err(|error: io::Error| ReadError::Thread(error.to_string()))?;
+            })?;
         Ok(Self { pieces_tx, decoded })
     }
 

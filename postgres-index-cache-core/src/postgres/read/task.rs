@@ -366,10 +366,12 @@ impl Read {
     /// Copies the rows, and sends them to the driver in batches of pieces, or of rows.
     async fn copy(&self, ahead: Option<Box<dyn AheadDecoder>>) -> Result<(), DriverError> {
         let asked = self.asked;
-        let decoding = ahead
-            .map(|decoder| Decoding::start(decoder, asked, self.rows_tx.clone()))
-            .transpose()
-            .map_err(|error| self.unusable(error))?;
+        // Without a thread the driver decodes the rows itself.
+        let decoding = ahead.and_then(|decoder| {
+            Decoding::start(decoder, asked, self.rows_tx.clone())
+                .inspect_err(|error| tracing::info!(%error, "no thread to decode rows"))
+                .ok()
+        });
         let stream = self.client.copy_out(&self.copy).await;
         let stream = stream.map_err(|source| self.failed_to_copy(source))?;
         let mut stream = std::pin::pin!(stream.fuse());

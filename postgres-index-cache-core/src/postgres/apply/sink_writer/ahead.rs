@@ -46,9 +46,9 @@ impl<D: RowDecoder<Row: Send>> AheadDecoder for SinkDecoder<D> {
                 Ok(())
             })?;
         }
-        // A writer that expects other rows by now has dropped its end: nobody wants these.
-        let _ = self.rows.send(rows);
-        Ok(())
+        // A writer that wants no more of these rows has dropped its end.
+        let given_up = |_| ReadError::Thread("the read was given up".to_string());
+        self.rows.send(rows).map_err(given_up)
     }
 
     fn finish(&self) -> Result<(), ReadError> {
