@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --manifest-path benches/speed/Cargo.toml` measures everything and prints
 //! one table; names of parts behind it (`build`, `lookups`, `changes`, `query`, `burst`, `waits`,
-//! `tail`, `schemas`) measure those alone. It is run by hand: the figures of two machines cannot be
+//! `tail`, `schemas`, `relay`) measure those alone. It is run by hand: the figures of two machines cannot be
 //! compared, their ratios can.
 
 mod build;
@@ -12,6 +12,7 @@ mod data;
 mod delays;
 mod lookups;
 mod query;
+mod relay;
 mod report;
 mod schemas;
 mod server;
@@ -34,7 +35,7 @@ fn main() -> anyhow::Result<()> {
     if is_wanted("changes") {
         changes::run(&mut report, 3);
     }
-    if ["query", "burst", "waits", "tail", "schemas"]
+    if ["query", "burst", "waits", "tail", "schemas", "relay"]
         .into_iter()
         .any(is_wanted)
     {
@@ -59,6 +60,10 @@ fn main() -> anyhow::Result<()> {
         }
         if is_wanted("schemas") {
             schemas::run(&mut report, &server, 3)?;
+        }
+        if is_wanted("relay") {
+            relay::prepare(&server)?;
+            runtime.block_on(relay::run(&mut report, &server, 3))?;
         }
     }
     report.print();
