@@ -345,18 +345,22 @@ impl<T: SupervisedTable> Lead<T> {
             let bytes = changes.ops.iter().map(bytes_of).sum::<usize>();
             // A reader takes no more, in parts neither.
             if bytes + bytes / 8 > LONGEST_CHANGES {
-                let error = LogError::TooLarge {
-                    table: changes.table.name,
-                    bytes,
-                    most: LONGEST_CHANGES,
-                };
-                self.ended = Some(Ended::Failed(error.to_string()));
-                return;
+                return self.fail_at_row(changes.table.name, bytes);
             }
             self.due.since += bytes as u64;
             self.due.entries += 1;
             self.writer.publish(changes, now);
         }
+    }
+
+    /// Ends the term at a row of `table` that is longer than any reader takes.
+    fn fail_at_row(&mut self, table: String, bytes: usize) {
+        let error = LogError::TooLarge {
+            table,
+            bytes,
+            most: LONGEST_CHANGES,
+        };
+        self.ended = Some(Ended::Failed(error.to_string()));
     }
 
     /// Publishes that nothing is known of PostgreSQL if that is so since the last call.

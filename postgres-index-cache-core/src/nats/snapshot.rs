@@ -238,6 +238,12 @@ impl SnapshotReader {
         }
     }
 
+    /// Returns the name of the table whose rows come next; `None` after the last row.
+    pub(super) fn table(&self) -> Option<String> {
+        let logged = self.tables.get(self.table)?;
+        Some(logged.description.table.clone())
+    }
+
     /// Returns the text of the next rows; `None` after the last one.
     pub(super) fn next(&mut self) -> Option<String> {
         /// The rows that are read under one lock, for which a writer may wait.

@@ -318,14 +318,10 @@ async fn a_log_that_was_rolled_back_is_noticed_by_relay_and_nodes() {
     Node::open(&nats).await.is_equal(&client).await;
 }
 
-/// `PGIC_RELAY_SERVERS` rounds, of which the test run makes none: on a busy machine three servers of
-/// version 2.9.10 have been of no use for a minute after one of them was killed.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "on a busy machine three servers of version 2.9.10 were of no use for a minute"]
 async fn three_servers_keep_a_log_while_each_of_them_is_killed() {
-    let rounds = number("PGIC_RELAY_SERVERS", 0);
-    if rounds == 0 {
-        return;
-    }
+    let rounds = number("PGIC_RELAY_SERVERS", 1);
     let (database, mut servers) = (shop().await, Nats::cluster());
     let url = servers.each_ref().map(Nats::url).join(",");
     let storage = LogStorage {

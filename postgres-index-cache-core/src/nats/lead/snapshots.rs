@@ -1,7 +1,7 @@
 //! How a relay writes snapshots: when one is due, bit by bit, and the cut of the log behind that.
 
 use super::Lead;
-use crate::log::{SnapshotPlace, WriterInput};
+use crate::log::{LONGEST_CHANGES, SnapshotPlace, WriterInput};
 use crate::nats::error::LogError;
 use crate::nats::follow::{random, random_share};
 use crate::nats::relay::RelayEvent;
@@ -82,7 +82,12 @@ impl<T: SupervisedTable> Lead<T> {
         let Some(snapshot) = &mut self.snapshot else {
             return;
         };
+        let table = snapshot.reader.table();
         match (permit, snapshot.reader.next()) {
+            // A text of one long row: no node could load the snapshot.
+            (_, Some(text)) if text.len() > LONGEST_CHANGES => {
+                self.fail_at_row(table.unwrap_or_default(), text.len());
+            }
             (Some(permit), Some(text)) => {
                 permit.send(text);
             }
