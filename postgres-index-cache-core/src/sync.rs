@@ -112,7 +112,7 @@ mod transactions;
 pub use backoff::Backoff;
 pub use change::{Change, Operation};
 pub use engine::Engine;
-pub use messages::{AuxConnection, FenceId, Input, Output, TableId, TableSpec};
+pub use messages::{AuxConnection, FenceId, Input, Output, Reader, TableId, TableSpec};
 #[cfg(any(test, feature = "simulation"))]
 #[doc(hidden)]
 pub use rules::Rule;

@@ -80,6 +80,7 @@ impl Applied {
             deferrable_key: false,
             sends_plain_form: false,
             sends_whole_rows: true,
+            is_large: false,
             shape: Some(Arc::clone(cache.shape())),
         };
         let channels = vec!["cache_invalidation".to_string()];
@@ -130,6 +131,7 @@ impl Applied {
                     Output::ReadTable {
                         table,
                         generation: number,
+                        ..
                     } if generation != Some(number) => {
                         generation = Some(number);
                         let snapshot = "100:100:".parse().expect("a snapshot");

@@ -320,6 +320,11 @@ impl Engine {
                 why,
                 is_permanent,
             } => self.read_failed(table, work, code, why, is_permanent, now),
+            Input::SideReadLost {
+                table,
+                generation,
+                why,
+            } => self.side_read_lost(table, generation, &why),
             Input::ChangeUnfit { table, why, sender } => {
                 self.reload(table, ReloadRequest { why, sender }, now);
             }
@@ -386,10 +391,14 @@ impl Engine {
 
     /// Sets the timers whose times follow from the tables and fences, which change in many places.
     fn set_derived_timers(&mut self) {
-        // While Q is busy or lost, a read that is due cannot begin. The driver would be woken at
-        // once, over and over, by a timer whose time has passed.
-        let can_read = self.reads.is_idle() && self.connections.can_read();
-        let due = self.tables.iter().filter_map(EngineTable::due_at).min();
+        // While Q is busy or lost, a read that is due cannot begin, unless it can begin beside Q. The
+        // driver would be woken at once, over and over, by a timer whose time has passed.
+        let is_q_free = self.reads.is_idle();
+        let has_side = self.reads.has_side(self.limits.side_reads);
+        let can_begin = |table: &&EngineTable| is_q_free || (has_side && table.is_large());
+        let due = self.tables.iter().filter(can_begin);
+        let due = due.filter_map(EngineTable::due_at).min();
+        let can_read = self.connections.can_read();
         self.timers.set(Timer::Read, due.filter(|_| can_read));
         self.timers.set(Timer::Fence, self.fences.deadline());
         self.timers.set(Timer::Behind, self.behind_at());

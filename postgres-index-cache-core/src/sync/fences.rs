@@ -550,6 +550,7 @@ mod tests {
             deferrable_key: false,
             sends_plain_form: false,
             sends_whole_rows: true,
+            is_large: false,
             shape: None,
         };
         let mut table = EngineTable::new(spec, SeededState::new(0));

@@ -20,7 +20,7 @@ pub struct TableId(pub usize);
 /// The catalogue's facts about a table to follow.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four facts of the catalogue, each on its own"
+    reason = "five facts of the catalogue, each on its own"
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableSpec {
@@ -45,6 +45,8 @@ pub struct TableSpec {
     /// Whether the row in a payload has every column that the cache keeps. A trigger sees null in a
     /// virtual generated column, so such a table's rows are refetched.
     pub sends_whole_rows: bool,
+    /// Whether the table has so many rows that a session of its own is worth its read.
+    pub is_large: bool,
     /// The columns and the key, by which two spellings of one key are told to be one. `None` if
     /// nobody can spell a key in two ways.
     pub shape: Option<Arc<TableShape>>,
@@ -67,6 +69,17 @@ impl AuxConnection {
             Self::Reads => "for reading",
         }
     }
+}
+
+/// The session that reads a whole table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reader {
+    /// Q.
+    Q,
+    /// A session beside Q, for this read or for several. Before it reads, L must have heard a token
+    /// of it: otherwise it may lead to another server than L. If anything is the matter with it, say
+    /// [`Input::SideReadLost`].
+    Side,
 }
 
 /// Number of a fence that a caller asked for. A caller who asks later has a higher number.
@@ -160,6 +173,16 @@ pub enum Input<'a> {
         why: String,
         /// Whether trying again is of no use.
         is_permanent: bool,
+    },
+    /// The session of a side read could not be opened or proven, or was lost. Q reads the table
+    /// instead.
+    SideReadLost {
+        /// Table of the read.
+        table: TableId,
+        /// Generation of the read.
+        generation: u64,
+        /// Cause of the failure.
+        why: String,
     },
     /// A change that was handed out could not be applied. The table must be reloaded.
     ChangeUnfit {
@@ -384,13 +407,15 @@ pub enum Output {
         /// Payload to send.
         token: String,
     },
-    /// Read the table on Q: lock, snapshot, COPY. Merge the rows into those that the cache has, and
-    /// at the end remove the rows that did not come.
+    /// Read the table: lock, snapshot, COPY. Merge the rows into those that the cache has, and at the
+    /// end remove the rows that did not come.
     ReadTable {
         /// Table to read.
         table: TableId,
         /// Generation of the read, to be repeated in the answers.
         generation: u64,
+        /// Where to read.
+        reader: Reader,
     },
     /// Read the rows of these keys on Q, and the snapshot that they come from. Keep the rows until
     /// [`Output::Store`].

@@ -1,10 +1,11 @@
-//! [`ReadQueue`]: the work of Q, and which work comes next.
+//! [`ReadQueue`]: the work of Q, the side reads, and which work comes next.
 //!
 //! Q does one thing at a time. So Q never waits for a table's lock while holding another, and
-//! cannot be part of a deadlock.
+//! cannot be part of a deadlock. The same holds for the session of each *side read*: the read of a
+//! large table that goes on beside the work of Q.
 
-use super::TableId;
 use super::table::EngineTable;
+use super::{Reader, TableId};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -35,6 +36,13 @@ impl Work {
     }
 }
 
+/// A read of a whole table on a session beside Q.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SideRead {
+    table: TableId,
+    generation: u64,
+}
+
 /// A caller's question whether a table's cache is equal to the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Question {
@@ -48,24 +56,30 @@ pub(super) struct Question {
 pub(super) enum NextRead {
     /// Begin the comparison that answers this question.
     Comparison(Question),
-    /// Read this whole table.
-    Table(TableId),
+    /// Read this whole table, on this session.
+    Table(TableId, Reader),
     /// Read rows of this table by their keys.
     Rows(TableId),
 }
 
-/// The work of Q: underway, waiting and done.
+/// The reads: underway, waiting and done.
 #[derive(Debug, Default)]
 pub(super) struct ReadQueue {
-    /// The work that is underway.
+    /// The work of Q that is underway.
     work: Option<Work>,
+    /// The side reads that are underway.
+    side_reads: Vec<SideRead>,
+    /// Whether the session of a side read was lost since the connections were opened. Then Q reads
+    /// alone: whatever refuses one session will refuse the next, for example the server's
+    /// `max_connections`.
+    is_side_lost: bool,
     /// The questions whose comparisons have not begun, in the order in which they were asked.
     pending_comparisons: VecDeque<Question>,
     /// Whether the last work that Q finished was a refetch.
     last_was_refetch: bool,
     /// How many reads of whole tables have begun.
     started_reads: u64,
-    /// How many answers Q has given, refetches included.
+    /// How many answers have come: those of Q, refetches included, and those of side reads.
     finished_reads: u64,
     /// How many refetches have begun.
     batches: u64,
@@ -91,7 +105,7 @@ impl ReadQueue {
         self.started_reads
     }
 
-    /// Returns how many answers Q has given.
+    /// Returns how many answers have come, of Q and of side reads.
     pub(super) fn finished_reads(&self) -> u64 {
         self.finished_reads
     }
@@ -108,18 +122,40 @@ impl ReadQueue {
             .any(|question| question.table == table)
     }
 
-    /// Returns the work that Q should do next, or `None` if Q is busy or nothing is due. A question
-    /// that is returned is taken off the queue.
+    /// Returns whether another side read may begin, of at most `most` at a time. None begins while Q
+    /// has nothing to do.
+    pub(super) fn has_side(&self, most: usize) -> bool {
+        self.work.is_some() && !self.is_side_lost && self.side_reads.len() < most
+    }
+
+    /// Returns what should be read next, with at most `most` side reads at a time, or `None` if
+    /// nothing is due that can begin now. A question that is returned is taken off the queue.
+    pub(super) fn next(
+        &mut self,
+        tables: &[EngineTable],
+        most: usize,
+        now: Instant,
+    ) -> Option<NextRead> {
+        if self.work.is_none() {
+            return self.next_of_q(tables, now);
+        }
+        if !self.has_side(most) {
+            return None;
+        }
+        let large = tables
+            .iter()
+            .position(|table| table.is_large() && table.is_due(now))?;
+        Some(NextRead::Table(TableId(large), Reader::Side))
+    }
+
+    /// Returns the work that Q, which is idle, should do next.
     ///
     /// Comparisons come first: they are few, and a person waits for them. Reads of tables and
     /// refetches take turns. Without turns:
     /// 1. A table is due to be reloaded again whenever its read has ended.
     /// 2. The rows of all other tables are never refetched, and no fence is reached. Or, the other
     ///    way round, rows are wanted without end, and no table is ever reloaded.
-    pub(super) fn next(&mut self, tables: &[EngineTable], now: Instant) -> Option<NextRead> {
-        if self.work.is_some() {
-            return None;
-        }
+    fn next_of_q(&mut self, tables: &[EngineTable], now: Instant) -> Option<NextRead> {
         // Not the first question, but the first whose table is live: a table that cannot be
         // followed must not hold up the questions of the others.
         let ready = self
@@ -132,9 +168,9 @@ impl ReadQueue {
         let table = tables.iter().position(|table| table.is_due(now));
         let rows = tables.iter().position(EngineTable::is_refetch_due);
         match (table, rows) {
-            (Some(table), None) => Some(NextRead::Table(TableId(table))),
+            (Some(table), None) => Some(NextRead::Table(TableId(table), Reader::Q)),
             (Some(table), Some(_)) if self.last_was_refetch => {
-                Some(NextRead::Table(TableId(table)))
+                Some(NextRead::Table(TableId(table), Reader::Q))
             }
             (_, Some(table)) => Some(NextRead::Rows(TableId(table))),
             (None, None) => None,
@@ -148,8 +184,11 @@ impl ReadQueue {
     }
 
     /// Starts the read of a whole table.
-    pub(super) fn start_read(&mut self, table: TableId, generation: u64) {
-        self.work = Some(Work::Read { table, generation });
+    pub(super) fn start_read(&mut self, table: TableId, generation: u64, reader: Reader) {
+        match reader {
+            Reader::Q => self.work = Some(Work::Read { table, generation }),
+            Reader::Side => self.side_reads.push(SideRead { table, generation }),
+        }
     }
 
     /// Starts to read rows of a table by their keys. Returns the number of the batch.
@@ -206,14 +245,54 @@ impl ReadQueue {
         done
     }
 
-    /// Gives up the work that is underway, whose answer will not come. Returns that work.
+    /// Notes that the read of a whole table is done. Returns where it was read; `None` if the read is
+    /// not underway.
+    pub(super) fn finish_read(&mut self, table: TableId, generation: u64) -> Option<Reader> {
+        if self.work == Some(Work::Read { table, generation }) {
+            self.finish();
+            return Some(Reader::Q);
+        }
+        if !self.end_side_read(table, generation) {
+            return None;
+        }
+        self.finished_reads += 1;
+        Some(Reader::Side)
+    }
+
+    /// Takes a side read from those that are underway. Returns whether it was.
+    fn end_side_read(&mut self, table: TableId, generation: u64) -> bool {
+        let before = self.side_reads.len();
+        self.side_reads
+            .retain(|read| *read != SideRead { table, generation });
+        self.side_reads.len() < before
+    }
+
+    /// Notes that the session of a side read was lost. Q reads alone from now on. Returns whether
+    /// the read was underway.
+    pub(super) fn lose_side_read(&mut self, table: TableId, generation: u64) -> bool {
+        self.is_side_lost = true;
+        self.end_side_read(table, generation)
+    }
+
+    /// Gives up the work of Q that is underway, whose answer will not come. Returns that work.
     pub(super) fn give_up(&mut self) -> Option<Work> {
         self.work.take()
+    }
+
+    /// Gives up everything that is underway, since all connections are lost.
+    pub(super) fn give_up_all(&mut self) {
+        self.work = None;
+        self.side_reads.clear();
+        self.is_side_lost = false;
     }
 
     /// Gives up a read or a refetch of `table`. Returns whether one was underway. A comparison is
     /// ended in another way, since a caller waits for its answer.
     pub(super) fn give_up_read(&mut self, table: TableId) -> bool {
+        if let Some(at) = self.side_reads.iter().position(|read| read.table == table) {
+            self.side_reads.swap_remove(at);
+            return true;
+        }
         let is_read = matches!(self.work, Some(Work::Read { .. } | Work::Refetch { .. }));
         if !is_read || self.work.map(Work::table) != Some(table) {
             return false;
@@ -225,6 +304,10 @@ impl ReadQueue {
     /// Ends the read or refetch of `table` with this number, which has failed. Returns the work, or
     /// `None` if other work is underway: the failure is of a session that is gone.
     pub(super) fn fail(&mut self, table: TableId, number: u64) -> Option<Work> {
+        if self.end_side_read(table, number) {
+            let generation = number;
+            return Some(Work::Read { table, generation });
+        }
         let is_awaited = match self.work {
             Some(Work::Read {
                 table: of,
@@ -272,6 +355,7 @@ mod tests {
             deferrable_key: false,
             sends_plain_form: false,
             sends_whole_rows: true,
+            is_large: true,
             shape: None,
         };
         EngineTable::new(spec, SeededState::new(0))
@@ -282,15 +366,61 @@ mod tests {
         let now = Instant::now();
         let tables = [table(), table()];
         let mut queue = ReadQueue::default();
-        assert_eq!(queue.next(&tables, now), Some(NextRead::Table(TableId(0))));
+        assert_eq!(
+            queue.next(&tables, 0, now),
+            Some(NextRead::Table(TableId(0), Reader::Q))
+        );
         assert_eq!(queue.begin_read(), 1);
-        queue.start_read(TableId(0), 1);
-        assert_eq!(queue.next(&tables, now), None);
+        queue.start_read(TableId(0), 1, Reader::Q);
+        assert_eq!(queue.next(&tables, 0, now), None);
         assert!(queue.fail(TableId(1), 1).is_none(), "of another table");
         assert!(queue.fail(TableId(0), 2).is_none(), "of another read");
         assert!(!queue.give_up_read(TableId(1)));
         assert!(queue.give_up_read(TableId(0)));
         assert!(queue.is_idle());
+    }
+
+    #[test]
+    fn large_tables_are_read_beside_q_until_a_session_is_lost() {
+        let now = Instant::now();
+        let mut tables = [table(), table(), table(), table()];
+        let mut queue = ReadQueue::default();
+        let begin = |queue: &mut ReadQueue, tables: &mut [EngineTable]| {
+            let Some(NextRead::Table(table, reader)) = queue.next(tables, 2, now) else {
+                return None;
+            };
+            let read = queue.begin_read();
+            let generation = tables[table.0].start_reading(read, now);
+            queue.start_read(table, generation, reader);
+            Some((table, reader))
+        };
+        let q = Some((TableId(0), Reader::Q));
+        assert_eq!(begin(&mut queue, &mut tables), q);
+        let side = |table| Some((TableId(table), Reader::Side));
+        assert_eq!(begin(&mut queue, &mut tables), side(1));
+        assert_eq!(begin(&mut queue, &mut tables), side(2));
+        assert_eq!(begin(&mut queue, &mut tables), None, "two at most");
+        assert_eq!(queue.finish_read(TableId(2), 1), Some(Reader::Side));
+        assert_eq!(queue.finish_read(TableId(2), 1), None, "it is done");
+        assert!(queue.lose_side_read(TableId(1), 1));
+        assert_eq!(begin(&mut queue, &mut tables), None, "Q reads alone");
+        assert_eq!(queue.finish_read(TableId(0), 1), Some(Reader::Q));
+        assert_eq!(queue.finished_reads(), 2);
+        assert_eq!(
+            begin(&mut queue, &mut tables),
+            Some((TableId(3), Reader::Q))
+        );
+    }
+
+    #[test]
+    fn a_small_table_waits_for_q() {
+        let now = Instant::now();
+        let mut queue = ReadQueue::default();
+        let mut tables = [table(), table()];
+        tables[1].spec_mut().is_large = false;
+        let generation = tables[0].start_reading(1, now);
+        queue.start_read(TableId(0), generation, Reader::Q);
+        assert_eq!(queue.next(&tables, 2, now), None);
     }
 
     // A comparison with a table that is not read yet would find differences that mean nothing.
@@ -301,8 +431,8 @@ mod tests {
             table: TableId(0),
             number: 9,
         });
-        let next = queue.next(&[table()], Instant::now());
-        assert_eq!(next, Some(NextRead::Table(TableId(0))));
+        let next = queue.next(&[table()], 0, Instant::now());
+        assert_eq!(next, Some(NextRead::Table(TableId(0), Reader::Q)));
         assert!(queue.is_comparison_wanted(TableId(0)));
     }
 
@@ -323,13 +453,16 @@ mod tests {
         let tables = [table(), live];
         let mut queue = ReadQueue::default();
         let rows = Some(NextRead::Rows(TableId(1)));
-        assert_eq!(queue.next(&tables, now), rows);
+        assert_eq!(queue.next(&tables, 0, now), rows);
         queue.start_refetch(TableId(1));
         queue.finish();
-        assert_eq!(queue.next(&tables, now), Some(NextRead::Table(TableId(0))));
-        queue.start_read(TableId(0), 1);
+        assert_eq!(
+            queue.next(&tables, 0, now),
+            Some(NextRead::Table(TableId(0), Reader::Q))
+        );
+        queue.start_read(TableId(0), 1, Reader::Q);
         queue.finish();
-        assert_eq!(queue.next(&tables, now), rows);
+        assert_eq!(queue.next(&tables, 0, now), rows);
     }
 
     #[test]
@@ -341,7 +474,7 @@ mod tests {
         assert!(!queue.has_lost_too_many());
         queue.count_lost_read();
         assert!(queue.has_lost_too_many());
-        queue.start_read(TableId(0), 1);
+        queue.start_read(TableId(0), 1, Reader::Q);
         queue.finish();
         assert!(!queue.has_lost_too_many());
     }

@@ -26,6 +26,8 @@ pub struct Limits {
     pub reconnect: bool,
     /// Whether each fence asks for a look at the definitions of the tables.
     pub watch_ddl: bool,
+    /// How many large tables may be read beside the one that Q reads, each on a session of its own.
+    pub side_reads: usize,
 }
 
 impl Default for Limits {
@@ -37,6 +39,7 @@ impl Default for Limits {
             heartbeat: Duration::from_secs(5),
             reconnect: true,
             watch_ddl: true,
+            side_reads: 0,
         }
     }
 }

@@ -287,6 +287,17 @@ impl EngineTable {
         self.rules.keeps(rule)
     }
 
+    /// Returns whether a session of its own is worth the table's read.
+    pub(super) fn is_large(&self) -> bool {
+        self.spec.is_large
+    }
+
+    /// Returns the specification, for a test to change.
+    #[cfg(test)]
+    pub(super) fn spec_mut(&mut self) -> &mut TableSpec {
+        &mut self.spec
+    }
+
     /// Returns `schema.table`, unquoted, for messages.
     pub(super) fn name(&self) -> String {
         format!("{}.{}", self.spec.schema, self.spec.name)

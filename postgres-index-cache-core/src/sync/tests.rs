@@ -30,6 +30,7 @@ fn followed(name: &str) -> TableSpec {
         deferrable_key: false,
         sends_plain_form: false,
         sends_whole_rows: true,
+        is_large: true,
         shape: None,
     }
 }
@@ -50,6 +51,7 @@ impl Driven {
             // So long that no test sees a heartbeat but those that are about heartbeats.
             heartbeat: Duration::from_secs(1000),
             reconnect: true,
+            side_reads: 0,
             // Without looks a fence counts when it arrives. `looks::watched` switches them on.
             watch_ddl: false,
         };
@@ -151,7 +153,9 @@ impl Driven {
     /// generation.
     fn read_asked(&mut self) -> Option<(TableId, u64)> {
         let asked = self.take(|output| match output {
-            Output::ReadTable { table, generation } => Some((*table, *generation)),
+            Output::ReadTable {
+                table, generation, ..
+            } => Some((*table, *generation)),
             _ => None,
         });
         asked.last().copied()

@@ -104,7 +104,7 @@ const RULES: [Rule; 18] = [
 ];
 
 /// Every fault of the trigger or the driver; each variant of [`Fault`] has its scenario.
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 10] = [
     Fault::SubtransactionXid,
     Fault::NoRecheck,
     Fault::Folded,
@@ -113,6 +113,7 @@ const FAULTS: [Fault; 9] = [
     Fault::SnapshotBeforeListen,
     Fault::AnyContract,
     Fault::StaysWithRelation,
+    Fault::SideUnproven,
     Fault::SwallowsMisfits,
 ];
 
@@ -201,6 +202,9 @@ fn everything_that_can_happen_does() {
             ("gaps", counters.gaps),
             ("connections reopened", counters.reopened),
             ("reads from another server", statistics.misplaced),
+            ("side reads", statistics.side_reads),
+            ("side reads that were lost", statistics.side_lost),
+            ("side sessions on another server", statistics.side_misplaced),
             ("invalid", counters.invalid),
             ("other tables", counters.other_tables),
             ("fences", statistics.fences_checked),

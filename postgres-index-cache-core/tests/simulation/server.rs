@@ -81,6 +81,11 @@ pub enum Fault {
     /// 1. Two tables swap their names.
     /// 2. The cache of either name goes on with the rows of the relation that had the name before.
     StaysWithRelation,
+    /// A driver that reads beside Q without waiting until L has heard the session.
+    ///
+    /// 1. The session of a side read leads to another server, which lags behind.
+    /// 2. Rows of some time ago are stored, and the cache is called live.
+    SideUnproven,
     /// A cache that passes over a row that the model refuses, and does not tell the engine.
     ///
     /// 1. T writes a row that the model refuses.

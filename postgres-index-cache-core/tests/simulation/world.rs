@@ -59,6 +59,12 @@ pub struct Statistics {
     pub misfits: u64,
     /// Reopenings of Q that reached another server.
     pub misplaced: u64,
+    /// Side reads whose session was proven.
+    pub side_reads: u64,
+    /// Side reads whose session was lost, refused or not proven.
+    pub side_lost: u64,
+    /// Sessions of side reads that reached another server.
+    pub side_misplaced: u64,
     /// Times that there was no memory for what waited.
     pub short: u64,
     /// Comparisons whose cache was compared.
@@ -115,6 +121,10 @@ pub struct World {
     lagging: Seen,
     /// Whether Q is connected to that other server.
     is_misplaced: bool,
+    /// How many sessions of side reads have sent a token.
+    side_tokens: u64,
+    /// The tokens of side reads that L has heard.
+    side_heard: BTreeSet<String>,
     /// The latest value that a reader has seen of each key since its table was last stale: the
     /// commit, and the place in the transaction.
     newest: BTreeMap<(usize, u8), (u64, usize)>,
@@ -171,6 +181,7 @@ impl World {
         limits.heartbeat = Duration::from_secs(5);
         limits.reconnect = true;
         limits.watch_ddl = true;
+        limits.side_reads = random.usize(0..3);
         let mut engine = Engine::new(tables, vec![CHANNEL.into()], FENCES.into(), limits);
         if let Some(Wrong::Rule(rule)) = wrong {
             engine = engine.without(rule);
@@ -204,6 +215,8 @@ impl World {
             before_listen: None,
             lagging,
             is_misplaced: false,
+            side_tokens: 0,
+            side_heard: BTreeSet::new(),
             newest: BTreeMap::new(),
             asked: HashMap::new(),
             first_heard: [None; TABLES.len()],
@@ -364,6 +377,10 @@ impl World {
         match sent.channel.as_str() {
             CONTROL => self.take_question(&sent.payload),
             CHANNEL if self.is_withheld(&sent.payload) => Ok(()),
+            FENCES if sent.payload.starts_with("side.") => {
+                self.side_heard.insert(sent.payload);
+                Ok(())
+            }
             channel => self.handle(Input::Notification {
                 channel,
                 payload: &sent.payload,

@@ -163,7 +163,9 @@ impl Driver {
                 channel,
                 token,
             } => self.notify(via, &channel, token),
-            Output::ReadTable { table, generation } => {
+            Output::ReadTable {
+                table, generation, ..
+            } => {
                 self.read(table, generation, None, ReadKind::All);
             }
             Output::Refetch {

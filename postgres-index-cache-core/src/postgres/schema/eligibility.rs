@@ -12,6 +12,10 @@ use crate::table_cache::{Column, IndexedColumns, ShapeError, TableCache, TableSh
 use crate::value::CellType;
 use std::sync::Arc;
 
+/// The expected rows from which on a table is large: a thread and a session of its own are worth
+/// their cost while it is read.
+const LARGE: usize = 20_000;
+
 /// A table to follow, with everything that a driver must know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableConfig {
@@ -164,6 +168,7 @@ impl TableConfig {
         shape: &Arc<TableShape>,
     ) -> Self {
         let untrusted = untrusted_columns(table, announced.and_then(|announced| announced.row));
+        let expected_rows = table.estimated_rows.unwrap_or(0) as usize;
         let followed = TableSpec {
             schema: table.schema.clone(),
             name: table.name.clone(),
@@ -175,6 +180,7 @@ impl TableConfig {
             sends_whole_rows: !untrusted
                 .iter()
                 .any(|column| shape.position(column).is_some()),
+            is_large: expected_rows >= LARGE,
             shape: Some(Arc::clone(shape)),
         };
         let key_types = table
@@ -210,7 +216,7 @@ impl TableConfig {
             shape: Arc::clone(shape),
             key_types,
             announced_by,
-            expected_rows: table.estimated_rows.unwrap_or(0) as usize,
+            expected_rows,
             indexed: IndexedColumns::default(),
             column_types,
             fingerprint: Some(table.fingerprint.clone()),

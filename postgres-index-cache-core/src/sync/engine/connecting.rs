@@ -343,7 +343,7 @@ impl Engine {
         self.fences.disconnect();
         self.transactions.forget();
         self.looks.give_up();
-        self.reads.give_up();
+        self.reads.give_up_all();
         for table in 0..self.tables.len() {
             self.drop_freeze(TableId(table), now);
         }

@@ -8,33 +8,38 @@ use crate::sync::read_queue::{NextRead, Work};
 use crate::sync::rules::Rule;
 use crate::sync::snapshot::Snapshot;
 use crate::sync::table::ReloadRequest;
-use crate::sync::{AuxConnection, Failure, Output, TableId};
+use crate::sync::{AuxConnection, Failure, Output, Reader, TableId};
 use std::time::Instant;
 
 impl Engine {
-    /// Asks for the next work of Q, if Q can be asked for something.
+    /// Asks for what is to be read next: for work of Q, and for side reads.
     pub(super) fn ask_for_reads(&mut self, now: Instant) {
         if !self.connections.can_read() {
             return;
         }
-        match self.reads.next(&self.tables, now) {
-            Some(NextRead::Comparison(question)) => self.begin_comparison(question),
-            Some(NextRead::Table(table)) => self.ask_for_table(table, now),
-            Some(NextRead::Rows(table)) => {
-                let batch = self.reads.start_refetch(table);
-                self.ask_for_rows(table, batch, false);
+        let most = self.limits.side_reads;
+        while let Some(next) = self.reads.next(&self.tables, most, now) {
+            match next {
+                NextRead::Comparison(question) => self.begin_comparison(question),
+                NextRead::Table(table, reader) => self.ask_for_table(table, reader, now),
+                NextRead::Rows(table) => {
+                    let batch = self.reads.start_refetch(table);
+                    self.ask_for_rows(table, batch, false);
+                }
             }
-            None => {}
         }
     }
 
     /// Asks for a read of a whole table.
-    fn ask_for_table(&mut self, table: TableId, now: Instant) {
+    fn ask_for_table(&mut self, table: TableId, reader: Reader, now: Instant) {
         let read = self.reads.begin_read();
         let generation = self.tables[table.0].start_reading(read, now);
-        self.reads.start_read(table, generation);
-        self.outputs
-            .push_back(Output::ReadTable { table, generation });
+        self.reads.start_read(table, generation, reader);
+        self.outputs.push_back(Output::ReadTable {
+            table,
+            generation,
+            reader,
+        });
     }
 
     /// Asks for the rows of a table that are to be refetched, as the batch with this number.
@@ -59,10 +64,12 @@ impl Engine {
         now: Instant,
     ) {
         // The late answer of a read that was given up.
-        if self.reads.work() != Some(Work::Read { table, generation }) {
-            return;
+        match self.reads.finish_read(table, generation) {
+            Some(Reader::Q) => self.connections.has_worked(AuxConnection::Reads),
+            Some(Reader::Side) => {}
+            None => return,
         }
-        self.finish_work();
+        self.tables[table.0].read_failures.reset();
         let finished = self.reads.finished_reads();
         let Some(waiting) = self.tables[table.0].loaded(generation, finished, has_changed, now)
         else {
@@ -93,9 +100,9 @@ impl Engine {
         self.fences.count_what_waited(table, changes);
     }
 
-    /// Notes that Q has done its work.
+    /// Notes that Q has done its work, which was no read of a whole table.
     pub(super) fn finish_work(&mut self) {
-        if let Some(Work::Read { table, .. } | Work::Refetch { table, .. }) = self.reads.finish() {
+        if let Some(Work::Refetch { table, .. }) = self.reads.finish() {
             self.tables[table.0].read_failures.reset();
         }
         // An answer, not a connection that is open, is the success that shortens the next wait.
@@ -179,6 +186,16 @@ impl Engine {
                 self.read_instead(table, &ReloadRequest { why, sender }, now);
             }
             Some(Work::Comparison { .. }) | None => {}
+        }
+    }
+
+    /// Makes Q read a table whose side read has lost its session. That is no failure of the table or
+    /// of Q, so the read is due at once.
+    pub(super) fn side_read_lost(&mut self, table: TableId, generation: u64, why: &str) {
+        if self.reads.lose_side_read(table, generation) {
+            let name = self.tables[table.0].name();
+            tracing::info!(table = name, why, "a session beside Q is lost: Q reads");
+            self.tables[table.0].read_again("the session that read it was lost");
         }
     }
 

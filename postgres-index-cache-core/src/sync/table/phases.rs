@@ -124,6 +124,13 @@ impl EngineTable {
         self.become_due(Some(not_before));
     }
 
+    /// Makes the table, which is being read, be read anew at once. The read is given up through no
+    /// fault of the table.
+    pub(in crate::sync) fn read_again(&mut self, why: &str) {
+        self.cause = why.to_string();
+        self.become_due(None);
+    }
+
     /// Holds the table: from now on it is neither read nor followed.
     pub(in crate::sync) fn hold(&mut self, why: String) {
         self.cause = why;

@@ -5,10 +5,10 @@ use crate::server::{CHANNEL, Definitions, Fault, Seen, TABLES};
 use crate::world::cache::{PendingOp, parse_key};
 use crate::world::checks::{Claim, HeldFence};
 use crate::world::freezes::Question;
-use crate::world::tasks::{Stage, Task};
+use crate::world::tasks::{ReadSession, ReadTask, Stage, Task};
 use crate::world::{FENCES, World, Wrong};
 use postgres_index_cache_core::tooling::sync::{
-    AuxConnection, Failure, FenceId, Input, Output, State, TableId, TableSpec,
+    AuxConnection, Failure, FenceId, Input, Output, Reader, State, TableId, TableSpec,
 };
 use std::time::Duration;
 
@@ -52,6 +52,7 @@ pub fn spec(table: usize, relation: usize) -> TableSpec {
         deferrable_key: definition.deferrable,
         sends_plain_form: definition.plain,
         sends_whole_rows: true,
+        is_large: true,
         shape: None,
     }
 }
@@ -147,14 +148,11 @@ impl World {
                     snapshot: None,
                 });
             }
-            Output::ReadTable { table, generation } => {
-                self.last_generation.insert(table.0, generation);
-                self.tasks.push(Task::Read {
-                    table,
-                    generation,
-                    stage: Stage::Asked,
-                });
-            }
+            Output::ReadTable {
+                table,
+                generation,
+                reader,
+            } => self.begin_read(table, generation, reader),
             Output::Refetch {
                 table,
                 batch,
@@ -220,6 +218,25 @@ impl World {
         Ok(None)
     }
 
+    fn begin_read(&mut self, table: TableId, generation: u64, reader: Reader) {
+        self.last_generation.insert(table.0, generation);
+        let (session, stage) = match reader {
+            Reader::Q => (ReadSession::Q, Stage::Asked),
+            Reader::Side => (
+                ReadSession::Side {
+                    is_misplaced: false,
+                },
+                Stage::Opening,
+            ),
+        };
+        let read = ReadTask {
+            table,
+            generation,
+            session,
+        };
+        self.tasks.push(Task::Read(read, stage));
+    }
+
     /// Ends the comparison that is underway. A difference is an error of the engine, unless the
     /// comparison is inconclusive or the table is doubted.
     fn end_comparison(&mut self, is_inconclusive: bool, is_doubted: bool) -> Result<(), String> {
@@ -240,7 +257,9 @@ impl World {
 
     fn give_up_read(&mut self, given_up: TableId) {
         let dropped = self.tasks.extract_if(.., |task| match task {
-            Task::Read { table, .. } | Task::Refetch { table, .. } => *table == given_up,
+            Task::Read(ReadTask { table, .. }, _) | Task::Refetch { table, .. } => {
+                *table == given_up
+            }
             _ => false,
         });
         self.late_tasks.extend(dropped);
@@ -294,7 +313,12 @@ impl World {
 
     /// Returns what Q sees: the server, or another one that lags behind.
     pub(super) fn see(&self) -> Seen {
-        if self.is_misplaced {
+        self.see_from(self.is_misplaced)
+    }
+
+    /// Returns what a session sees that leads to the server, or to another one that lags behind.
+    pub(super) fn see_from(&self, is_misplaced: bool) -> Seen {
+        if is_misplaced {
             self.lagging.clone()
         } else {
             self.server.see()

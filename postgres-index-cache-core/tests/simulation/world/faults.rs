@@ -1,7 +1,7 @@
 //! The faults of a run: lost connections, late answers, forged payloads, DDL.
 
 use crate::server::{CHANNEL, Fault, TABLES};
-use crate::world::tasks::{Stage, Task};
+use crate::world::tasks::{ReadSession, ReadTask, Stage, Task};
 use crate::world::{FENCES, World};
 use postgres_index_cache_core::tooling::sync::{AuxConnection, Input, Rule, TableId};
 
@@ -107,7 +107,14 @@ impl World {
                 }
                 Task::Acknowledge { .. } if lost == AuxConnection::Fences => {}
                 Task::Look { .. } if lost == AuxConnection::Fences => self.late_tasks.push(task),
-                Task::Read { .. }
+                // Side reads go on: their sessions are their own.
+                Task::Read(
+                    ReadTask {
+                        session: ReadSession::Q,
+                        ..
+                    },
+                    _,
+                )
                 | Task::Refetch { .. }
                 | Task::Cut { .. }
                 | Task::Compare { .. }
@@ -160,11 +167,12 @@ impl World {
                 self.statistics.late += 1;
                 self.answer_refetch(table, batch, keys, &seen)
             }
-            Some(Task::Read {
-                table,
-                generation,
-                stage: Stage::Rows { .. },
-            }) => {
+            Some(Task::Read(
+                ReadTask {
+                    table, generation, ..
+                },
+                Stage::Rows { .. },
+            )) => {
                 self.statistics.late += 1;
                 self.handle(Input::SnapshotLoaded {
                     table,

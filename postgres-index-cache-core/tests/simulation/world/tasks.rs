@@ -7,7 +7,7 @@
 use crate::server::{Definitions, Fault, Seen, TABLES};
 use crate::world::driver::{KnownTable, spec};
 use crate::world::freezes::Question;
-use crate::world::{World, Wrong};
+use crate::world::{FENCES, World, Wrong};
 use postgres_index_cache_core::tooling::sync::{AuxConnection, Input, TableId};
 
 /// Something that the driver waits for. `seen` is `None` while the server has not been asked, and
@@ -32,11 +32,7 @@ pub enum Task {
         snapshot: String,
     },
     /// A table is read.
-    Read {
-        table: TableId,
-        generation: u64,
-        stage: Stage,
-    },
+    Read(ReadTask, Stage),
     /// Rows are read by their keys.
     Refetch {
         table: TableId,
@@ -67,9 +63,32 @@ pub enum Task {
     },
 }
 
+/// The read of a table that the engine has asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadTask {
+    pub table: TableId,
+    pub generation: u64,
+    pub session: ReadSession,
+}
+
+/// The session that reads a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadSession {
+    Q,
+    /// A session beside Q, which may lead to the other server.
+    Side {
+        is_misplaced: bool,
+    },
+}
+
 /// How far the read of a table is.
 #[derive(Debug, Clone)]
 pub enum Stage {
+    /// The session of a side read is to be opened.
+    Opening,
+    /// The session has sent this token, which L must hear.
+    Probing { token: String },
+    /// The snapshot is to be taken.
     Asked,
     /// The snapshot is taken, and the engine does not know of it yet.
     Taken(Seen),
@@ -97,11 +116,7 @@ impl World {
             } => self.advance_notify(via, token, snapshot),
             Task::Acknowledge { token, snapshot } => self.advance_acknowledge(&token, &snapshot),
             Task::Reopen { via } => self.advance_reopen(via),
-            Task::Read {
-                table,
-                generation,
-                stage,
-            } => self.advance_read(table, generation, stage),
+            Task::Read(read, stage) => self.advance_read(read, stage),
             Task::Refetch {
                 table,
                 batch,
@@ -185,42 +200,82 @@ impl World {
         self.handle(Input::Reopened { via })
     }
 
-    fn advance_read(
-        &mut self,
-        table: TableId,
-        generation: u64,
-        stage: Stage,
-    ) -> Result<(), String> {
-        if self.caches[table.0].is_locked && matches!(stage, Stage::Rows { .. }) {
-            // The rows wait for the cache's lock, and Q waits with them.
-            self.tasks.push(Task::Read {
-                table,
-                generation,
-                stage,
-            });
+    fn advance_read(&mut self, read: ReadTask, stage: Stage) -> Result<(), String> {
+        if self.caches[read.table.0].is_locked && matches!(stage, Stage::Rows { .. }) {
+            // The rows wait for the cache's lock, and their session waits with them.
+            self.tasks.push(Task::Read(read, stage));
             return Ok(());
         }
+        if matches!(read.session, ReadSession::Side { .. }) && self.fails(60) {
+            return self.lose_side_read(read, "the session was ended");
+        }
         if self.fails(40) {
-            return self.fail_read(table, generation, "a lock is held");
+            return self.fail_read(read.table, read.generation, "a lock is held");
         }
         match stage {
+            Stage::Opening => self.open_side_session(read),
+            Stage::Probing { token } => self.await_side_token(read, token),
             Stage::Asked => {
-                let seen = self.before_listen.take().unwrap_or_else(|| self.see());
-                self.tasks.push(Task::Read {
-                    table,
-                    generation,
-                    stage: Stage::Taken(seen),
-                });
+                let seen = match read.session {
+                    ReadSession::Q => self.before_listen.take().unwrap_or_else(|| self.see()),
+                    ReadSession::Side { is_misplaced } => self.see_from(is_misplaced),
+                };
+                self.tasks.push(Task::Read(read, Stage::Taken(seen)));
                 Ok(())
             }
-            Stage::Taken(seen) => self.begin_rows(table, generation, &seen),
-            Stage::Rows { rest, merged } => self.merge_next_row(table, generation, rest, merged),
+            Stage::Taken(seen) => self.begin_rows(read, &seen),
+            Stage::Rows { rest, merged } => self.merge_next_row(read, rest, merged),
         }
+    }
+
+    /// Opens the session of a side read, which may lead to another server, and sends the token that
+    /// L must hear.
+    fn open_side_session(&mut self, mut read: ReadTask) -> Result<(), String> {
+        if self.fails(8) {
+            return self.lose_side_read(read, "too many connections");
+        }
+        let is_misplaced = self.fails(4);
+        self.statistics.side_misplaced += u64::from(is_misplaced);
+        read.session = ReadSession::Side { is_misplaced };
+        self.side_tokens += 1;
+        let token = format!("side.{}", self.side_tokens);
+        if !is_misplaced {
+            self.server.notify_node(self.node, FENCES, &token);
+        }
+        self.tasks.push(Task::Read(read, Stage::Probing { token }));
+        Ok(())
+    }
+
+    /// Goes on with a side read once L has heard its token. A token from another server never comes.
+    fn await_side_token(&mut self, read: ReadTask, token: String) -> Result<(), String> {
+        if self.side_heard.contains(&token) || self.wrong == Some(Wrong::Fault(Fault::SideUnproven))
+        {
+            self.statistics.side_reads += 1;
+            self.tasks.push(Task::Read(read, Stage::Asked));
+            return Ok(());
+        }
+        if read.session == (ReadSession::Side { is_misplaced: true }) {
+            return self.lose_side_read(read, "no token came in time");
+        }
+        self.tasks.push(Task::Read(read, Stage::Probing { token }));
+        Ok(())
+    }
+
+    fn lose_side_read(&mut self, read: ReadTask, why: &str) -> Result<(), String> {
+        self.statistics.side_lost += 1;
+        self.handle(Input::SideReadLost {
+            table: read.table,
+            generation: read.generation,
+            why: why.to_string(),
+        })
     }
 
     /// Says that the snapshot of a read is taken, and goes on to the rows. If the snapshot has
     /// another definition of the table than is known, no row of the table is touched.
-    fn begin_rows(&mut self, table: TableId, generation: u64, seen: &Seen) -> Result<(), String> {
+    fn begin_rows(&mut self, read: ReadTask, seen: &Seen) -> Result<(), String> {
+        let ReadTask {
+            table, generation, ..
+        } = read;
         if !self.is_as_known(table, &seen.definitions) {
             return self.hold(table);
         }
@@ -237,14 +292,9 @@ impl World {
             .map(|(&key, &value)| (key, value))
             .collect();
         self.random.shuffle(&mut rest);
-        self.tasks.push(Task::Read {
-            table,
-            generation,
-            stage: Stage::Rows {
-                rest,
-                merged: Vec::new(),
-            },
-        });
+        let merged = Vec::new();
+        self.tasks
+            .push(Task::Read(read, Stage::Rows { rest, merged }));
         Ok(())
     }
 
@@ -252,11 +302,13 @@ impl World {
     /// not have are removed.
     fn merge_next_row(
         &mut self,
-        table: TableId,
-        generation: u64,
+        read: ReadTask,
         mut rest: Vec<(u8, u32)>,
         mut merged: Vec<u8>,
     ) -> Result<(), String> {
+        let ReadTask {
+            table, generation, ..
+        } = read;
         // A read that was asked for again must not touch the cache any more.
         let is_awaited = self.last_generation.get(&table.0) == Some(&generation);
         let cached = &mut self.caches[table.0].rows;
@@ -280,11 +332,8 @@ impl World {
             cached.insert(key, value);
         }
         merged.push(key);
-        self.tasks.push(Task::Read {
-            table,
-            generation,
-            stage: Stage::Rows { rest, merged },
-        });
+        self.tasks
+            .push(Task::Read(read, Stage::Rows { rest, merged }));
         Ok(())
     }
 
