@@ -3,7 +3,7 @@
 use crate::data::User;
 use crate::report::{Report, Target, ms};
 use crate::server::Server;
-use postgres_index_cache_core::Replica;
+use postgres_index_cache_core::{Limits, Replica};
 use std::process::Command;
 use std::time::Instant;
 use tokio::runtime::Runtime;
@@ -17,6 +17,7 @@ pub fn prepare(server: &Server) -> anyhow::Result<()> {
         ("t0", 0),
         ("t100k", 100_000),
         ("t1m", 1_000_000),
+        ("t1m_b", 1_000_000),
         ("t5m", 5_000_000),
     ] {
         server.sql(&format!(
@@ -34,20 +35,28 @@ pub fn prepare(server: &Server) -> anyhow::Result<()> {
              gen_random_uuid() FROM generate_series(1, 1000000) i",
     )?;
     server.sql("VACUUM ANALYZE")?;
-    let tables = ["t0", "t100k", "t1m", "t5m", "wide"];
+    let tables = ["t0", "t100k", "t1m", "t1m_b", "t5m", "wide"];
     server.pgic(&[&["install-triggers"], &tables[..]].concat())?;
     Ok(())
 }
 
-/// Returns the milliseconds until a replica of models is open.
-async fn open_replica(conninfo: &str) -> anyhow::Result<f64> {
+/// Returns the milliseconds until a replica of models of these tables is open.
+async fn open_replica(conninfo: &str, tables: &[&str], side_reads: usize) -> anyhow::Result<f64> {
     let config: tokio_postgres::Config = conninfo.parse()?;
     let began = Instant::now();
     let mut builder = Replica::builder(config);
-    let users = builder.table::<User>("t1m");
+    let mut limits = Limits::default();
+    limits.side_reads = side_reads;
+    builder.limits(limits);
+    let opened: Vec<_> = tables
+        .iter()
+        .map(|table| builder.table::<User>(table))
+        .collect();
     let replica = builder.open().await?;
     let took = ms(began.elapsed());
-    assert_eq!(replica.read(&users).len(), 1_000_000);
+    for users in &opened {
+        assert_eq!(replica.read(users).len(), 1_000_000);
+    }
     replica.shutdown().await;
     Ok(took)
 }
@@ -104,11 +113,20 @@ pub fn run(
     report.alone("--version", "ms", &versions, Target::AtMost(3.0));
     let mut pairs = Vec::new();
     for _ in 0..rounds {
-        let ours = runtime.block_on(open_replica(&server.conninfo))?;
+        let ours = runtime.block_on(open_replica(&server.conninfo, &["t1m"], 0))?;
         pairs.push((ours, ms(server.copy("t1m")?.took)));
     }
     let what = "a typed Replica of 1,000,000 rows, opened";
     report.pairs(what, "ms", "psql COPY", &pairs, Target::AtMost(2.5));
+    let mut pairs = Vec::new();
+    let two = ["t1m", "t1m_b"];
+    for _ in 0..rounds {
+        let ours = runtime.block_on(open_replica(&server.conninfo, &two, 1))?;
+        let in_turn = runtime.block_on(open_replica(&server.conninfo, &two, 0))?;
+        pairs.push((ours, in_turn));
+    }
+    let what = "a typed Replica of two such tables, side by side";
+    report.pairs(what, "ms", "one after the other", &pairs, Target::None);
     let size = std::fs::metadata(&server.pgic)?.len() as f64 / 1e6;
     report.alone("the binary", "MB", &[size], Target::None);
     Ok(())

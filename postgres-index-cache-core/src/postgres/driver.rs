@@ -12,23 +12,29 @@
 //! - `outputs`: carries out the engine's outputs, and applies changes once a cache's lock is free.
 //! - `answers`: answers the fleet's questions.
 //! - `connections`: opens L, F and Q, and sends tokens by them.
-//! - `reads`: reads tables and rows on Q, and compares caches with their tables.
+//! - `reads`: reads tables and rows.
+//! - `lanes`: the sessions that read: Q, and those of side reads.
+//! - `storing`: puts the rows of reads into the caches.
+//! - `comparisons`: compares caches with their tables.
 //! - `looks`: looks at the tables' definitions on F.
 //! - `memory`: keeps the caches within their bound.
 //! - `events`: what the driver tells whoever looks on.
 
 mod answers;
+mod comparisons;
 mod connections;
 mod events;
+mod lanes;
 mod looks;
 mod memory;
 mod outputs;
 mod reads;
+mod storing;
 mod turn;
 
+pub use comparisons::{QuestionId, Verification};
 pub use events::{DriverEvent, Loaded};
 pub(in crate::postgres) use memory::CacheSize;
-pub use reads::{QuestionId, Verification};
 
 use crate::postgres::apply::cells::CellDecoder;
 use crate::postgres::apply::driver_table::DriverTable;
@@ -39,15 +45,15 @@ use crate::postgres::connection::session::Connector;
 use crate::postgres::connection::sessions::{ConnectionEvent, Opener, Sessions};
 use crate::postgres::error::DriverError;
 use crate::postgres::options::DriverOptions;
-use crate::postgres::read::request::{ReadFailed, ReadMessage};
+use crate::postgres::read::request::ReadFailed;
 use crate::postgres::schema::eligibility::TableConfig;
 use crate::sync::{Engine, FenceId, Input, Output, State, TableId};
 use crate::table_cache::TableCache;
 use crate::transaction::TransactionToken;
 use answers::Answers;
+use lanes::Reads;
 use memory::Memory;
 use parking_lot::{RwLock, RwLockReadGuard};
-use reads::Reads;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -57,10 +63,6 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Notification;
 use turn::TaskEvent;
 use uuid::Uuid;
-
-/// The most messages of a read that may be on their way. Q waits while the channel is full, so a
-/// fast server cannot fill the memory.
-const READ_MESSAGES: usize = 4;
 
 /// The state of a table as the driver tells it. The engine's state counts once the operations that
 /// wait for the cache's lock are applied.
@@ -89,10 +91,7 @@ struct Channels {
     /// Answers of the server to statements on L and F, and to tokens on Q.
     tasks: mpsc::Receiver<TaskEvent>,
     tasks_tx: mpsc::Sender<TaskEvent>,
-    /// Rows that Q reads. The driver takes none while their cache is locked.
-    rows: mpsc::Receiver<ReadMessage>,
-    rows_tx: mpsc::Sender<ReadMessage>,
-    /// Failures of reads. They have a channel of their own, since `rows` may be full.
+    /// Failures of reads. They have a channel of their own, since that of the rows may be full.
     failures: mpsc::Receiver<ReadFailed>,
     failures_tx: mpsc::Sender<ReadFailed>,
 }
@@ -101,15 +100,12 @@ impl Channels {
     fn new() -> Self {
         let (connections_tx, connections) = mpsc::channel(16);
         let (tasks_tx, tasks) = mpsc::channel(16);
-        let (rows_tx, rows) = mpsc::channel(READ_MESSAGES);
         let (failures_tx, failures) = mpsc::channel(1);
         Self {
             connections,
             connections_tx,
             tasks,
             tasks_tx,
-            rows,
-            rows_tx,
             failures,
             failures_tx,
         }
@@ -121,7 +117,7 @@ pub struct Driver {
     engine: Engine,
     /// The tables, by their [`TableId`]s.
     tables: Vec<DriverTable>,
-    /// The read that Q is asked for, and the answers to comparisons.
+    /// The reads that are underway, and the answers to comparisons.
     reads: Reads,
     options: DriverOptions,
     /// Opens sessions with the server.
@@ -286,7 +282,7 @@ impl Driver {
             epoch: 0,
             epochs: 0,
             connect_task: None,
-            reads: Reads::default(),
+            reads: Reads::new(),
             memory: Memory::default(),
             has_begun: false,
             failure: None,

@@ -2,6 +2,7 @@
 
 use super::{AuxConnection, TableId};
 use serde::Serialize;
+use std::num::NonZero;
 use std::time::Duration;
 
 /// Bounds that the engine keeps.
@@ -26,7 +27,11 @@ pub struct Limits {
     pub reconnect: bool,
     /// Whether each fence asks for a look at the definitions of the tables.
     pub watch_ddl: bool,
-    /// How many large tables may be read beside the one that Q reads, each on a session of its own.
+    /// How many large tables may be read beside the one that Q reads, each on a session of its own
+    /// that is closed when the read is done. A table is large from about 20,000 rows on.
+    ///
+    /// A read keeps one core busy here, and one of the server. So by default this is one less than
+    /// half of the machine's cores, and at most three: none on two cores, one on four.
     pub side_reads: usize,
 }
 
@@ -39,9 +44,14 @@ impl Default for Limits {
             heartbeat: Duration::from_secs(5),
             reconnect: true,
             watch_ddl: true,
-            side_reads: 0,
+            side_reads: (cores() / 2).saturating_sub(1).min(3),
         }
     }
+}
+
+/// Returns the number of cores that the process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 impl Limits {

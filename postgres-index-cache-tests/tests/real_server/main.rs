@@ -19,6 +19,7 @@ mod over_nats;
 mod reference;
 mod relay;
 mod replica;
+mod side_reads;
 mod spans;
 mod staged;
 mod transactions;

@@ -42,7 +42,7 @@ fn key(country: &str, number: i32) -> (String, i32) {
     (country.to_string(), number)
 }
 
-async fn assert_verified<T: CacheModel>(replica: &Replica, table: &ReplicaTable<T>) {
+pub async fn assert_verified<T: CacheModel>(replica: &Replica, table: &ReplicaTable<T>) {
     let verified = tokio::time::timeout(DEADLINE, replica.verify(table))
         .await
         .unwrap()

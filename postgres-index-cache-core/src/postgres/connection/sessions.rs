@@ -17,11 +17,13 @@ use crate::postgres::connection::traced::Traced;
 use crate::postgres::error::DriverError;
 use crate::postgres::error_chain::chain;
 use crate::postgres::options::DriverOptions;
+use crate::postgres::quote::{quote_identifier, quote_literal};
 use crate::postgres::sqlstate::Policy;
-use crate::sync::AuxConnection;
+use crate::sync::{AuxConnection, Failure};
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
@@ -37,6 +39,11 @@ pub(in crate::postgres) enum ConnectionEvent {
         via: AuxConnection,
         epoch: u64,
         why: String,
+    },
+    /// The session of a side read was opened and heard by L, or was not.
+    SideOpened {
+        epoch: u64,
+        opened: Result<OpenSession, DriverError>,
     },
     /// F or Q was opened again, or could not be.
     Reopened {
@@ -68,6 +75,24 @@ pub(in crate::postgres) struct OpenSession {
     pub(in crate::postgres) client: Arc<Traced<Client>>,
     /// The id of the server process that serves the session.
     process: i32,
+}
+
+impl OpenSession {
+    /// Returns the client of the session, whose opening has this number.
+    pub(in crate::postgres) fn client(&self, epoch: u64) -> AuxClient {
+        AuxClient {
+            client: Arc::clone(&self.client),
+            epoch,
+        }
+    }
+}
+
+impl fmt::Debug for OpenSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenSession")
+            .field("process", &self.process)
+            .finish_non_exhaustive()
+    }
 }
 
 /// F or Q, which may be lost.
@@ -200,6 +225,58 @@ impl Opener {
             .map_err(|source| DriverError::Claim { role, source })
     }
 
+    /// Starts a task that opens a session for side reads, sends `payload` on the fence channel, and
+    /// waits until L has heard it. Sends the driver [`ConnectionEvent::SideOpened`].
+    ///
+    /// Behind one address there may be several servers. Without the payload:
+    /// 1. The session leads to a standby, or to a server that was the primary before.
+    /// 2. Rows of some time ago are stored, and the cache is called live.
+    pub(in crate::postgres) fn open_side(
+        self,
+        payload: String,
+        heard: oneshot::Receiver<()>,
+    ) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            let opened = self.in_time(self.side_session(&payload)).await;
+            let waited = self.options.limits.probe_timeout;
+            let opened = match opened {
+                Ok(opened) => match tokio::time::timeout(waited, heard).await {
+                    Ok(Ok(())) => Ok(opened),
+                    Ok(Err(_)) | Err(_) => Err(DriverError::Failed(Failure::ProbeLost {
+                        via: AuxConnection::Reads,
+                        waited,
+                    })),
+                },
+                Err(error) => Err(error),
+            };
+            let epoch = self.epoch;
+            // If the driver is gone, nobody waits for this event.
+            let _ = self
+                .events
+                .send(ConnectionEvent::SideOpened { epoch, opened })
+                .await;
+        })
+    }
+
+    /// Opens a session for side reads, and sends `payload` by it.
+    async fn side_session(&self, payload: &str) -> Result<OpenSession, DriverError> {
+        let opened = self.open_aux(AuxConnection::Reads).await?;
+        let notify = format!(
+            "NOTIFY {}, {}",
+            quote_identifier(&self.options.fence_channel),
+            quote_literal(payload)
+        );
+        opened
+            .client
+            .batch_execute(&notify)
+            .await
+            .map_err(|source| DriverError::Server {
+                doing: "send a token".to_string(),
+                source,
+            })?;
+        Ok(opened)
+    }
+
     /// Opens and prepares F or Q. When the session ends, the driver gets
     /// [`ConnectionEvent::Ended`].
     pub(in crate::postgres) async fn open_aux(
@@ -265,10 +342,7 @@ impl Sessions {
     pub(in crate::postgres) fn client(&self, via: AuxConnection) -> Option<AuxClient> {
         let aux = self.aux(via);
         let opened = aux.opened.as_ref()?;
-        Some(AuxClient {
-            client: Arc::clone(&opened.client),
-            epoch: aux.epoch,
-        })
+        Some(opened.client(aux.epoch))
     }
 
     /// Drops the session of F or Q, which was lost.

@@ -27,7 +27,7 @@ impl Driver {
         retry_in: Option<Duration>,
     ) -> Result<(), DriverError> {
         self.sessions = None;
-        self.reads.end();
+        self.reads.end_all();
         // Events of these connections that are still on their way have an old number from now on.
         self.epochs += 1;
         self.epoch = self.epochs;
@@ -125,7 +125,7 @@ impl Driver {
 
     /// Returns the payload that is sent for a token of the engine: the token, a dot, and a digest.
     /// Nobody else can know the digest before the payload was sent.
-    fn payload_of(&self, token: &str) -> String {
+    pub(super) fn payload_of(&self, token: &str) -> String {
         let digest = Sha256::new_with_prefix(self.secret)
             .chain_update(token)
             .finalize();

@@ -11,13 +11,13 @@ use crate::postgres::apply::sink::RowEvent;
 use crate::postgres::apply::writer::{ApplyError, FlushError, Flushed};
 use crate::postgres::error::DriverError;
 use crate::postgres::read::request::ReadKind;
-use crate::sync::{AuxConnection, Change, Input, Output, State, TableId};
+use crate::sync::{AuxConnection, Change, Input, Output, Reader, State, TableId};
 use std::time::{Duration, Instant, SystemTime};
 
 /// The time that the driver waits for the lock of a cache. A reader that looks something up is done
 /// by then. A reader that holds the lock for longer must not keep the driver from polling L: the
 /// server's queue would grow.
-const LOCK_PATIENCE: Duration = Duration::from_millis(1);
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(1);
 /// The time after which the driver tries a lock again that a reader held.
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
@@ -47,6 +47,7 @@ impl Driver {
                 }
             }
         }
+        self.reads.close_idle();
         self.answer_what_is_ready();
         Ok(())
     }
@@ -89,8 +90,13 @@ impl Driver {
     /// Applies the changes that wait for the lock of one cache. Returns whether the engine was told
     /// something.
     fn flush_table(&mut self, table: TableId) -> bool {
+        let flushed = self.tables[table.0].writer.flush(LOCK_PATIENCE);
+        self.flushed(table, flushed)
+    }
+
+    /// Takes the outcome of a flush of one cache. Returns whether the engine was told something.
+    pub(super) fn flushed(&mut self, table: TableId, flushed: Result<Flushed, FlushError>) -> bool {
         let own = &mut self.tables[table.0];
-        let flushed = own.writer.flush(LOCK_PATIENCE);
         let is_locked = matches!(flushed, Ok(Flushed::Locked));
         let was_locked = own.busy_until.is_some();
         own.busy_until = is_locked.then(|| Instant::now() + LOCK_RETRY);
@@ -129,7 +135,7 @@ impl Driver {
         } = error;
         // A row of a snapshot makes its read fail, if that read is still wanted. Any other row
         // makes the engine reload the table.
-        let read = self.reads.asked.filter(|asked| asked.table == table);
+        let read = self.reads.of_table(table);
         match read.filter(|_| is_of_snapshot) {
             Some(asked) => self.unreadable(asked, error.into()),
             None => self.unfit(table, error.to_string(), None),
@@ -164,10 +170,13 @@ impl Driver {
                 token,
             } => self.notify(via, &channel, token),
             Output::ReadTable {
-                table, generation, ..
-            } => {
-                self.read(table, generation, None, ReadKind::All);
-            }
+                table,
+                generation,
+                reader,
+            } => match reader {
+                Reader::Q => self.read(table, generation, None, ReadKind::All),
+                Reader::Side => self.side_read(table, generation),
+            },
             Output::Refetch {
                 table,
                 batch,
@@ -262,7 +271,7 @@ impl Driver {
             sessions.lose(via);
         }
         if via == AuxConnection::Reads {
-            self.reads.end();
+            self.reads.end_q();
         }
         self.failure = None;
         self.emit(DriverEvent::AuxConnectionLost { via, why, retry_in });

@@ -75,8 +75,8 @@ enum Happened {
     Connection(ConnectionEvent),
     /// A task of the driver has ended.
     Task(TaskEvent),
-    /// Q has sent a part of a read.
-    Rows(ReadMessage),
+    /// Sessions that read have sent parts of their reads, at most one each.
+    Rows(Vec<ReadMessage>),
     /// A read has failed.
     ReadFailed(ReadFailed),
     /// A deadline of the engine has passed, or a cache's lock is to be tried again.
@@ -104,12 +104,10 @@ impl Driver {
             Happened::Notifications(received) => self.received(received)?,
             Happened::Connection(event) => self.handle_connection_event(event),
             Happened::Task(event) => self.handle_task_event(event),
-            Happened::Rows(message) => self.handle_read_message(message, progress),
+            Happened::Rows(messages) => self.take_messages(messages, progress),
             // The failure of a read that was given up meanwhile is of no interest.
             Happened::ReadFailed(ReadFailed { asked, error }) => {
-                if self.reads.asked == Some(asked) {
-                    self.read_failed(asked, error);
-                }
+                self.read_failed(asked, error);
             }
             Happened::Time => self.engine.handle(Input::TimePassed, Instant::now()),
         }
@@ -122,17 +120,13 @@ impl Driver {
         let answers = self.answers.as_deref().and_then(Answers::deadline);
         let timeout = locks.chain(self.engine.poll_timeout()).chain(answers).min();
         let timeout = timeout.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
-        // While a reader holds the cache's lock, rows are left in the channel from Q's task. The
-        // channel is bounded, so Q waits and the memory does not grow.
-        let takes_rows = self
-            .reads
-            .asked
-            .is_none_or(|asked| self.tables[asked.table.0].busy_until.is_none());
         let listener = self
             .sessions
             .as_mut()
             .map(|sessions| &mut sessions.listener);
         let channels = &mut self.channels;
+        self.reads.hold_back(&self.tables);
+        let reads = &mut self.reads;
         let something = async {
             // Chance decides between these, so that none has to wait for another. With a fixed
             // order a flood of notifications would keep the rows of a read from being taken, or the
@@ -142,7 +136,7 @@ impl Driver {
                 Some(event) = channels.connections.recv() => Happened::Connection(event),
                 Some(event) = channels.tasks.recv() => Happened::Task(event),
                 Some(failed) = channels.failures.recv() => Happened::ReadFailed(failed),
-                Some(message) = channels.rows.recv(), if takes_rows => Happened::Rows(message),
+                messages = poll_fn(|cx| reads.poll_messages(cx)) => Happened::Rows(messages),
             }
         };
         // Time comes last (`biased`). If time came first:
@@ -172,6 +166,9 @@ impl Driver {
                 continue;
             }
             if channel == self.options.fence_channel {
+                if self.reads.hear(payload) {
+                    continue;
+                }
                 // Somebody else's payload on the fence channel is no fence.
                 let Some(token) = self.own_token(sender, payload) else {
                     continue;
@@ -216,20 +213,6 @@ impl Driver {
         own
     }
 
-    /// Takes a message of the read that is underway. A message of any other read is ignored.
-    fn handle_read_message(&mut self, message: ReadMessage, progress: &mut impl FnMut(Loaded)) {
-        let asked = message.asked();
-        if self.reads.asked != Some(asked) {
-            return;
-        }
-        self.take_rows(message);
-        let table = asked.table;
-        progress(Loaded {
-            table,
-            rows: self.tables[table.0].writer.rows(),
-        });
-    }
-
     /// Takes the event of a connection that was opened, could not be, or has ended. Events of
     /// earlier openings are ignored.
     fn handle_connection_event(&mut self, event: ConnectionEvent) {
@@ -256,7 +239,7 @@ impl Driver {
             ConnectionEvent::Ended {
                 via: AuxConnection::Reads,
                 ..
-            } if self.reads.is_underway() => {}
+            } if self.reads.is_underway_on_q() => {}
             ConnectionEvent::Ended { via, epoch, why } if self.is_current(via, epoch) => {
                 let input = Input::AuxConnectionLost { via, why };
                 self.engine.handle(input, Instant::now());
@@ -264,6 +247,7 @@ impl Driver {
             ConnectionEvent::Reopened { via, epoch, opened } if self.is_current(via, epoch) => {
                 self.reopened(via, epoch, opened);
             }
+            ConnectionEvent::SideOpened { epoch, opened } => self.side_opened(epoch, opened),
             ConnectionEvent::Connected { .. }
             | ConnectionEvent::ConnectFailed { .. }
             | ConnectionEvent::Ended { .. }
