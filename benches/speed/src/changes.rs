@@ -80,7 +80,7 @@ impl Applied {
             deferrable_key: false,
             sends_plain_form: false,
             sends_whole_rows: true,
-            is_large: false,
+            is_for_side_read: false,
             shape: Some(Arc::clone(cache.shape())),
         };
         let channels = vec!["cache_invalidation".to_string()];

@@ -74,6 +74,9 @@ struct TableProgress {
     is_live_next: bool,
     /// The highest fence that the engine has called reached.
     arrived: Option<FenceId>,
+    /// The highest fence that the engine has called reached, and behind which a change could not be
+    /// stored. It is reached once the table is live again.
+    doubted: Option<FenceId>,
     /// The highest fence up to which every change is in the cache.
     reached: Option<FenceId>,
     /// When the state was told.
@@ -262,6 +265,7 @@ impl Driver {
             state: engine.table_state(TableId(table)),
             is_live_next: false,
             arrived: None,
+            doubted: None,
             reached: None,
             state_since: SystemTime::now(),
             reads: 0,

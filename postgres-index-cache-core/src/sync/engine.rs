@@ -230,6 +230,11 @@ impl Engine {
                 .is_none_or(|open_since| open_since > changes)
     }
 
+    /// Returns whether Q has nothing to do, and could read a table.
+    pub fn could_read_on_q(&self) -> bool {
+        self.reads.is_idle() && self.connections.can_read()
+    }
+
     /// Returns the transaction of the last TRUNCATE of a table that was announced.
     pub fn truncated_by(&self, table: TableId) -> Option<u64> {
         self.tables[table.0].last_truncate()
@@ -325,6 +330,7 @@ impl Engine {
                 generation,
                 why,
             } => self.side_read_lost(table, generation, &why),
+            Input::SideReadLate { table, generation } => self.side_read_late(table, generation),
             Input::ChangeUnfit { table, why, sender } => {
                 self.reload(table, ReloadRequest { why, sender }, now);
             }
@@ -394,10 +400,13 @@ impl Engine {
         // While Q is busy or lost, a read that is due cannot begin, unless it can begin beside Q. The
         // driver would be woken at once, over and over, by a timer whose time has passed.
         let is_q_free = self.reads.is_idle();
-        let has_side = self.reads.has_side(self.limits.side_reads);
-        let can_begin = |table: &&EngineTable| is_q_free || (has_side && table.is_large());
-        let due = self.tables.iter().filter(can_begin);
-        let due = due.filter_map(EngineTable::due_at).min();
+        let most = self.limits.side_reads;
+        let can_begin = |at: &usize| {
+            is_q_free
+                || (self.tables[*at].is_for_side_read() && self.reads.takes_side_read(*at, most))
+        };
+        let due = (0..self.tables.len()).filter(can_begin);
+        let due = due.filter_map(|at| self.tables[at].due_at()).min();
         let can_read = self.connections.can_read();
         self.timers.set(Timer::Read, due.filter(|_| can_read));
         self.timers.set(Timer::Fence, self.fences.deadline());

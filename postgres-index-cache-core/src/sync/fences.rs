@@ -34,7 +34,7 @@ pub(super) struct Fence {
     pub(super) token: String,
     /// The highest fence of a caller that this one is for; `None` for a fence of the engine's own.
     pub(super) asked_by: Option<FenceId>,
-    /// How many answers Q had given when the fence was sent.
+    /// How many answers had come, of Q and of side reads, when the fence was sent.
     pub(super) after_reads: u64,
     /// When the engine asked for the NOTIFY.
     pub(super) sent: Instant,
@@ -154,7 +154,7 @@ pub(super) struct Fences {
 /// Facts about the fence that has just arrived.
 #[derive(Debug)]
 pub(super) struct Arrived {
-    /// How many answers Q had given when the fence was sent.
+    /// How many answers had come, of Q and of side reads, when the fence was sent.
     pub(super) after_reads: u64,
     /// Place of the fence in `Fences::sent`.
     at: usize,
@@ -550,7 +550,7 @@ mod tests {
             deferrable_key: false,
             sends_plain_form: false,
             sends_whole_rows: true,
-            is_large: false,
+            is_for_side_read: false,
             shape: None,
         };
         let mut table = EngineTable::new(spec, SeededState::new(0));

@@ -45,8 +45,9 @@ pub struct TableSpec {
     /// Whether the row in a payload has every column that the cache keeps. A trigger sees null in a
     /// virtual generated column, so such a table's rows are refetched.
     pub sends_whole_rows: bool,
-    /// Whether the table has so many rows that a session of its own is worth its read.
-    pub is_large: bool,
+    /// Whether the table may be read on a session of its own, beside Q: it has so many rows that the
+    /// session is worth its cost, and its lock keeps no other session of ours out.
+    pub is_for_side_read: bool,
     /// The columns and the key, by which two spellings of one key are told to be one. `None` if
     /// nobody can spell a key in two ways.
     pub shape: Option<Arc<TableShape>>,
@@ -183,6 +184,14 @@ pub enum Input<'a> {
         generation: u64,
         /// Cause of the failure.
         why: String,
+    },
+    /// The session of a side read is still being opened, and Q could read: see
+    /// [`Engine::could_read_on_q`](super::Engine::could_read_on_q). Q reads the table instead.
+    SideReadLate {
+        /// Table of the read.
+        table: TableId,
+        /// Generation of the read.
+        generation: u64,
     },
     /// A change that was handed out could not be applied. The table must be reloaded.
     ChangeUnfit {

@@ -122,10 +122,25 @@ impl ReadQueue {
             .any(|question| question.table == table)
     }
 
-    /// Returns whether another side read may begin, of at most `most` at a time. None begins while Q
-    /// has nothing to do.
-    pub(super) fn has_side(&self, most: usize) -> bool {
-        self.work.is_some() && !self.is_side_lost && self.side_reads.len() < most
+    /// Returns whether a side read of `table`, by this number, may begin, of at most `most` at a time.
+    ///
+    /// None begins while Q has nothing to do, or if Q is at work for the table itself. Without that:
+    /// 1. Q is asked for rows of a table, and waits.
+    /// 2. The table is to be reloaded, and a side read begins.
+    /// 3. The answers of both go into one cache, in any order.
+    pub(super) fn takes_side_read(&self, table: usize, most: usize) -> bool {
+        let is_of_q = |work: Work| work.table() == TableId(table);
+        self.work.is_some_and(|work| !is_of_q(work))
+            && !self.is_side_lost
+            && self.side_reads.len() < most
+    }
+
+    /// Returns the table that is being read, or the first of several; `None` if no whole table is.
+    pub(super) fn table_being_read(&self) -> Option<TableId> {
+        match self.work {
+            Some(Work::Read { table, .. }) => Some(table),
+            _ => self.side_reads.first().map(|read| read.table),
+        }
     }
 
     /// Returns what should be read next, with at most `most` side reads at a time, or `None` if
@@ -139,12 +154,11 @@ impl ReadQueue {
         if self.work.is_none() {
             return self.next_of_q(tables, now);
         }
-        if !self.has_side(most) {
-            return None;
-        }
-        let large = tables
-            .iter()
-            .position(|table| table.is_large() && table.is_due(now))?;
+        let large = (0..tables.len()).find(|&at| {
+            self.takes_side_read(at, most)
+                && tables[at].is_for_side_read()
+                && tables[at].is_due(now)
+        })?;
         Some(NextRead::Table(TableId(large), Reader::Side))
     }
 
@@ -267,10 +281,15 @@ impl ReadQueue {
         self.side_reads.len() < before
     }
 
-    /// Notes that the session of a side read was lost. Q reads alone from now on. Returns whether
+    /// Notes that the session of a side read was lost: Q reads alone from now on. Returns whether
     /// the read was underway.
     pub(super) fn lose_side_read(&mut self, table: TableId, generation: u64) -> bool {
         self.is_side_lost = true;
+        self.end_side_read(table, generation)
+    }
+
+    /// Gives up a side read that has not begun. Returns whether it was asked for.
+    pub(super) fn give_up_side_read(&mut self, table: TableId, generation: u64) -> bool {
         self.end_side_read(table, generation)
     }
 
@@ -289,8 +308,9 @@ impl ReadQueue {
     /// Gives up a read or a refetch of `table`. Returns whether one was underway. A comparison is
     /// ended in another way, since a caller waits for its answer.
     pub(super) fn give_up_read(&mut self, table: TableId) -> bool {
-        if let Some(at) = self.side_reads.iter().position(|read| read.table == table) {
-            self.side_reads.swap_remove(at);
+        let before = self.side_reads.len();
+        self.side_reads.retain(|read| read.table != table);
+        if self.side_reads.len() < before {
             return true;
         }
         let is_read = matches!(self.work, Some(Work::Read { .. } | Work::Refetch { .. }));
@@ -355,7 +375,7 @@ mod tests {
             deferrable_key: false,
             sends_plain_form: false,
             sends_whole_rows: true,
-            is_large: true,
+            is_for_side_read: true,
             shape: None,
         };
         EngineTable::new(spec, SeededState::new(0))
@@ -417,10 +437,22 @@ mod tests {
         let now = Instant::now();
         let mut queue = ReadQueue::default();
         let mut tables = [table(), table()];
-        tables[1].spec_mut().is_large = false;
+        tables[1].spec_mut().is_for_side_read = false;
         let generation = tables[0].start_reading(1, now);
         queue.start_read(TableId(0), generation, Reader::Q);
         assert_eq!(queue.next(&tables, 2, now), None);
+    }
+
+    // Both answers would go into one cache.
+    #[test]
+    fn a_table_for_which_q_works_is_not_read_beside_q() {
+        let now = Instant::now();
+        let mut queue = ReadQueue::default();
+        let tables = [table(), table()];
+        queue.start_refetch(TableId(0));
+        let other = NextRead::Table(TableId(1), Reader::Side);
+        assert_eq!(queue.next(&tables, 2, now), Some(other));
+        assert_eq!(queue.next(&tables[..1], 2, now), None);
     }
 
     // A comparison with a table that is not read yet would find differences that mean nothing.

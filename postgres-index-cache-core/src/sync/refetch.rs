@@ -42,7 +42,7 @@ pub(super) struct Queued {
 #[derive(Debug)]
 struct Floor {
     snapshot: Arc<Snapshot>,
-    /// How many answers Q had given, this one included.
+    /// How many answers had come, of Q and of side reads, this one included.
     after: u64,
 }
 

@@ -152,7 +152,7 @@ enum Phase {
         /// The snapshot of the read, until a fence that was sent after the read has arrived. Every
         /// change that arrives afterwards is newer than the snapshot.
         filter: Option<Snapshot>,
-        /// How many answers Q had given, this read included.
+        /// How many answers had come, of Q and of side reads, this read included.
         after_reads: u64,
     },
 }
@@ -287,9 +287,9 @@ impl EngineTable {
         self.rules.keeps(rule)
     }
 
-    /// Returns whether a session of its own is worth the table's read.
-    pub(super) fn is_large(&self) -> bool {
-        self.spec.is_large
+    /// Returns whether the table may be read on a session of its own.
+    pub(super) fn is_for_side_read(&self) -> bool {
+        self.spec.is_for_side_read
     }
 
     /// Returns the specification, for a test to change.

@@ -30,7 +30,7 @@ fn followed(name: &str) -> TableSpec {
         deferrable_key: false,
         sends_plain_form: false,
         sends_whole_rows: true,
-        is_large: true,
+        is_for_side_read: true,
         shape: None,
     }
 }

@@ -204,6 +204,7 @@ fn everything_that_can_happen_does() {
             ("reads from another server", statistics.misplaced),
             ("side reads", statistics.side_reads),
             ("side reads that were lost", statistics.side_lost),
+            ("side reads that Q made", statistics.side_late),
             ("side sessions on another server", statistics.side_misplaced),
             ("invalid", counters.invalid),
             ("other tables", counters.other_tables),

@@ -63,6 +63,8 @@ pub struct Statistics {
     pub side_reads: u64,
     /// Side reads whose session was lost, refused or not proven.
     pub side_lost: u64,
+    /// Side reads that Q has made, since their session was not open yet.
+    pub side_late: u64,
     /// Sessions of side reads that reached another server.
     pub side_misplaced: u64,
     /// Times that there was no memory for what waited.

@@ -129,7 +129,7 @@ pub async fn open_through(
             deferrable_key: false,
             sends_plain_form: false,
             sends_whole_rows: true,
-            is_large: false,
+            is_for_side_read: false,
             shape: None,
         },
         shape: Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap()),

@@ -32,7 +32,7 @@ async fn large(database: &Database) -> (Vec<TableConfig>, DriverOptions) {
     let mut tables = Vec::new();
     for name in NAMES {
         let mut table = described(database, name).await;
-        table.followed.is_large = true;
+        table.followed.is_for_side_read = true;
         tables.push(table);
     }
     let mut options = pinned_options();
@@ -108,11 +108,19 @@ async fn large_tables_are_read_while_q_waits_and_their_sessions_are_closed() {
     verify_all(&mut driver).await;
 }
 
-/// Opens sessions as a configuration says, except those for reading after the first: these lead
-/// `elsewhere`, or are refused.
+/// What becomes of a side session.
+enum Side {
+    Refused,
+    /// It is never opened, and never refused.
+    Hangs,
+    /// It leads to another server.
+    LeadsTo(Box<tokio_postgres::Config>),
+}
+
+/// Opens sessions as a configuration says, except those for reading after the first.
 struct Odd {
     server: tokio_postgres::Config,
-    elsewhere: Option<tokio_postgres::Config>,
+    side: Side,
     /// How many sessions for reading were asked for.
     reading: Arc<AtomicU32>,
 }
@@ -121,10 +129,13 @@ impl Connector for Odd {
     async fn connect(&self, role: SessionPurpose) -> Result<Session, ConnectError> {
         let is_side =
             role == SessionPurpose::Read && self.reading.fetch_add(1, Ordering::Relaxed) > 0;
-        match &self.elsewhere {
-            Some(elsewhere) if is_side => Connector::connect(elsewhere, role).await,
-            None if is_side => Err("too many connections for role \"app\"".into()),
-            Some(_) | None => Connector::connect(&self.server, role).await,
+        match &self.side {
+            Side::LeadsTo(elsewhere) if is_side => Connector::connect(&**elsewhere, role).await,
+            Side::Refused if is_side => Err("too many connections for role \"app\"".into()),
+            Side::Hangs if is_side => std::future::pending().await,
+            Side::LeadsTo(_) | Side::Refused | Side::Hangs => {
+                Connector::connect(&self.server, role).await
+            }
         }
     }
 }
@@ -132,7 +143,7 @@ impl Connector for Odd {
 /// Opens a driver whose side sessions are odd, and lets it become live.
 async fn live_with_odd_sessions(
     database: &Database,
-    elsewhere: Option<tokio_postgres::Config>,
+    side: Side,
     change: impl FnOnce(&mut Limits),
 ) -> Driver {
     let (tables, mut options) = large(database).await;
@@ -140,7 +151,7 @@ async fn live_with_odd_sessions(
     let reading = Arc::new(AtomicU32::new(0));
     let odd = Odd {
         server: connector(&database.url),
-        elsewhere,
+        side,
         reading: Arc::clone(&reading),
     };
     // Q waits for a table while the others are asked for beside it.
@@ -167,7 +178,19 @@ async fn live_with_odd_sessions(
 #[tokio::test(flavor = "multi_thread")]
 async fn q_reads_alone_if_no_other_session_can_be_had() {
     let database = Database::with(TABLES).await;
-    let mut driver = live_with_odd_sessions(&database, None, |_| {}).await;
+    let mut driver = live_with_odd_sessions(&database, Side::Refused, |_| {}).await;
+    verify_all(&mut driver).await;
+}
+
+// A pooler whose pool is used up lets a session wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn q_does_not_wait_for_a_session_that_is_never_opened() {
+    let database = Database::with(TABLES).await;
+    let mut driver = live_with_odd_sessions(&database, Side::Hangs, |limits| {
+        // Longer than the test waits.
+        limits.fence_timeout = 2 * DEADLINE;
+    })
+    .await;
     verify_all(&mut driver).await;
 }
 
@@ -183,8 +206,8 @@ async fn a_side_session_that_leads_to_another_server_reads_nothing() {
         .batch_execute("UPDATE a SET v = 'old'; UPDATE b SET v = 'old'; UPDATE c SET v = 'old'")
         .await
         .unwrap();
-    let elsewhere = connector(&twin.url);
-    let mut driver = live_with_odd_sessions(&database, Some(elsewhere), |limits| {
+    let elsewhere = Side::LeadsTo(Box::new(connector(&twin.url)));
+    let mut driver = live_with_odd_sessions(&database, elsewhere, |limits| {
         limits.probe_timeout = Duration::from_millis(500);
     })
     .await;
@@ -277,7 +300,7 @@ async fn tables_that_are_read_side_by_side_under_load_are_exact() {
         let mut tables = Vec::new();
         for name in NAMES {
             let table = described(&database, name).await;
-            assert!(table.followed.is_large, "{name}");
+            assert!(table.followed.is_for_side_read, "{name}");
             tables.push(table);
         }
         let server = connector(&database.url);

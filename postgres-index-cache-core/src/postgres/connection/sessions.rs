@@ -226,7 +226,7 @@ impl Opener {
     }
 
     /// Starts a task that opens a session for side reads, sends `payload` on the fence channel, and
-    /// waits until L has heard it. Sends the driver [`ConnectionEvent::SideOpened`].
+    /// waits until L has heard it from this session. Sends the driver [`ConnectionEvent::SideOpened`].
     ///
     /// Behind one address there may be several servers. Without the payload:
     /// 1. The session leads to a standby, or to a server that was the primary before.
@@ -234,15 +234,16 @@ impl Opener {
     pub(in crate::postgres) fn open_side(
         self,
         payload: String,
-        heard: oneshot::Receiver<()>,
+        heard: oneshot::Receiver<i32>,
     ) -> JoinHandle<()> {
         tokio::spawn(async move {
             let opened = self.in_time(self.side_session(&payload)).await;
             let waited = self.options.limits.probe_timeout;
             let opened = match opened {
                 Ok(opened) => match tokio::time::timeout(waited, heard).await {
-                    Ok(Ok(())) => Ok(opened),
-                    Ok(Err(_)) | Err(_) => Err(DriverError::Failed(Failure::ProbeLost {
+                    Ok(Ok(sender)) if sender == opened.process => Ok(opened),
+                    // Nothing came in time, or somebody has repeated what was sent elsewhere.
+                    Ok(_) | Err(_) => Err(DriverError::Failed(Failure::ProbeLost {
                         via: AuxConnection::Reads,
                         waited,
                     })),

@@ -1,12 +1,21 @@
 //! [`Lane`]: a session that reads, with the read that it is asked for. Q is the first lane. The
-//! others are for *side reads*: large tables that are read while Q reads another.
+//! others are for *side reads*: large tables that are read while Q is at work for another.
 //!
 //! ```text
 //! side read asked for ─→ open a session ─→ NOTIFY a token ─→ L hears the token ─→ read
-//!                             └─────────────── refused, late ───────────────┴─→ SideReadLost
+//!                          │      └──────────── refused, lost, too late ─────────┴─→ SideReadLost
+//!                          └─ Q has nothing to do meanwhile ─→ SideReadLate: Q reads
 //! ```
 //!
-//! The session of a side read is kept for the next one, and closed once there is none.
+//! What ends a read, and what becomes of its lane:
+//!
+//! | | the task | the session |
+//! |---|---|---|
+//! | the read is done | ends by itself | free for the next read; without one a side session is closed |
+//! | it fails, and the session does not | goes on to the end of the COPY, rolls back | the same, once the task has ended |
+//! | it is given up (`abandon_read`) | is aborted; another one rolls back | the same |
+//! | the session is lost (`Lane::end`) | is aborted | is gone |
+//! | all connections are lost (`end_all`) | is aborted | is gone |
 
 use super::Driver;
 use super::comparisons::Comparisons;
@@ -50,19 +59,24 @@ pub(super) struct Lane {
     /// The rows that are read.
     rows: mpsc::Receiver<ReadMessage>,
     pub(super) rows_tx: mpsc::Sender<ReadMessage>,
-    /// The session of a side read, once it is open. Q's is one of the driver's
-    /// [`Sessions`](crate::postgres::connection::sessions::Sessions).
-    side: Option<SideSession>,
-    /// The session of a side read that is being opened.
-    opening: Option<Opening>,
+    /// The session of a side read.
+    side: Side,
 }
 
-/// The open session of a side read. L has heard it.
+/// The session of a lane for side reads.
 #[derive(Debug)]
-struct SideSession {
-    opened: OpenSession,
-    /// The number of its opening.
-    epoch: u64,
+enum Side {
+    /// There is none. Q's session is one of the driver's
+    /// [`Sessions`](crate::postgres::connection::sessions::Sessions).
+    None,
+    /// It is being opened. What the lane is asked for has not begun.
+    Opening(Opening),
+    /// It is open, and L has heard it.
+    Open {
+        opened: OpenSession,
+        /// The number of its opening.
+        epoch: u64,
+    },
 }
 
 /// The session of a side read that is being opened.
@@ -72,8 +86,9 @@ struct Opening {
     epoch: u64,
     /// The payload that L must hear.
     payload: String,
-    /// Tells the task that L has heard the payload; `None` once it was told.
-    heard: Option<oneshot::Sender<()>>,
+    /// Tells the task that L has heard the payload, and from which process of the server; `None`
+    /// once it was told.
+    heard: Option<oneshot::Sender<i32>>,
     /// The task that opens the session.
     task: JoinHandle<()>,
 }
@@ -103,8 +118,7 @@ impl Lane {
             is_held_back: false,
             rows,
             rows_tx,
-            side: None,
-            opening: None,
+            side: Side::None,
         }
     }
 
@@ -113,9 +127,16 @@ impl Lane {
         self.asked = None;
         self.is_cut_open = false;
         self.task.take().inspect(JoinHandle::abort);
-        self.side = None;
-        if let Some(opening) = self.opening.take() {
+        if let Side::Opening(opening) = std::mem::replace(&mut self.side, Side::None) {
             opening.task.abort();
+        }
+    }
+
+    /// Returns the opening of the lane's session, if it is being opened.
+    fn opening(&mut self) -> Option<&mut Opening> {
+        match &mut self.side {
+            Side::Opening(opening) => Some(opening),
+            Side::None | Side::Open { .. } => None,
         }
     }
 
@@ -185,31 +206,39 @@ impl Reads {
         }))
     }
 
-    /// Closes the sessions of side reads that have nothing to do.
+    /// Closes the sessions of side reads that have nothing to do. A session whose task still reads on,
+    /// or rolls back, is kept until the task has ended: the next read must not begin before that, and
+    /// whoever ends the lanes must reach the task.
     pub(super) fn close_idle(&mut self) {
         for lane in &mut self.lanes[1..] {
-            if lane.asked.is_none() {
-                lane.side = None;
-                // The task may still be ending a transaction, and keeps the session until then.
+            let has_ended = lane.task.as_ref().is_none_or(JoinHandle::is_finished);
+            if lane.asked.is_none() && has_ended && matches!(lane.side, Side::Open { .. }) {
+                lane.side = Side::None;
                 lane.task = None;
             }
         }
     }
 
-    /// Notes a payload of the fence channel. Returns whether it is the token of a session that is
-    /// being opened: nobody else can have made it, since it has a digest that is secret until it is
-    /// sent.
-    pub(super) fn hear(&mut self, payload: &str) -> bool {
-        let openings = self
-            .lanes
+    /// Gives up the side reads whose sessions are still being opened, and returns them. The opening
+    /// goes on, for the next side read.
+    fn give_up_openings(&mut self) -> Vec<ReadRequest> {
+        let openings = self.lanes[1..]
             .iter_mut()
-            .filter_map(|lane| lane.opening.as_mut());
+            .filter(|lane| matches!(lane.side, Side::Opening(_)));
+        openings.filter_map(|lane| lane.asked.take()).collect()
+    }
+
+    /// Notes a payload of the fence channel, which the process `sender` has sent. Returns whether it is
+    /// the token of a session that is being opened: nobody else can have made it, since it has a
+    /// digest that is secret until it is sent.
+    pub(super) fn hear(&mut self, sender: i32, payload: &str) -> bool {
+        let openings = self.lanes.iter_mut().filter_map(Lane::opening);
         let mut awaited = openings.filter(|opening| opening.payload == payload);
         let Some(heard) = awaited.next().and_then(|opening| opening.heard.take()) else {
             return false;
         };
         // If the task has given up meanwhile, its event tells.
-        let _ = heard.send(());
+        let _ = heard.send(sender);
         true
     }
 
@@ -248,21 +277,22 @@ impl Driver {
         if lane == Q {
             return self.aux_client(AuxConnection::Reads);
         }
-        let side = self.reads.lane(lane).side.as_ref()?;
-        Some(side.opened.client(side.epoch))
+        match &self.reads.lane(lane).side {
+            Side::Open { opened, epoch } => Some(opened.client(*epoch)),
+            Side::None | Side::Opening(_) => None,
+        }
     }
 
     /// Reads a table beside Q, on a session that is idle or on a new one.
     pub(super) fn side_read(&mut self, table: TableId, generation: u64) {
         let lane = self.reads.idle_side();
-        if self.reads.lane(lane).side.is_some() {
-            return self.read_on(lane, table, generation, None, ReadKind::All);
-        }
-        let opening = self.reads.lane(lane).opening.as_ref();
-        let epoch = match opening.map(|opening| opening.epoch) {
+        let epoch = match &self.reads.lane(lane).side {
+            Side::Open { .. } => {
+                return self.read_on(lane, table, generation, None, ReadKind::All);
+            }
             // It was begun for a read that was given up.
-            Some(epoch) => epoch,
-            None => self.open_side(lane),
+            Side::Opening(opening) => opening.epoch,
+            Side::None => self.open_side(lane),
         };
         self.reads.lane(lane).asked = Some(ReadRequest {
             epoch,
@@ -279,7 +309,7 @@ impl Driver {
         let payload = self.payload_of(&format!("side.{epoch}"));
         let (heard, is_heard) = oneshot::channel();
         let task = opener.open_side(payload.clone(), is_heard);
-        self.reads.lane(lane).opening = Some(Opening {
+        self.reads.lane(lane).side = Side::Opening(Opening {
             epoch,
             payload,
             heard: Some(heard),
@@ -291,25 +321,45 @@ impl Driver {
     /// Takes the session of a side read, which L has heard, and begins the read. If there is no
     /// session, tells the engine that Q must read.
     pub(super) fn side_opened(&mut self, epoch: u64, opened: Result<OpenSession, DriverError>) {
-        let is_of = |lane: &Lane| lane.opening.as_ref().is_some_and(|own| own.epoch == epoch);
-        let Some(lane) = self.reads.lanes.iter().position(is_of).map(LaneId) else {
+        let is_of = |lane: &mut Lane| lane.opening().is_some_and(|own| own.epoch == epoch);
+        let Some(lane) = self.reads.lanes.iter_mut().position(is_of).map(LaneId) else {
             return;
         };
         let own = self.reads.lane(lane);
-        own.opening = None;
         match opened {
             Ok(opened) => {
-                own.side = Some(SideSession { opened, epoch });
+                own.side = Side::Open { opened, epoch };
                 if let Some(asked) = own.asked {
                     self.read_on(lane, asked.table, asked.work, None, asked.kind);
                 }
             }
             Err(error) => {
+                own.side = Side::None;
                 if let Some(asked) = own.asked {
                     self.side_lost(lane, asked, &error);
                 }
             }
         }
+    }
+
+    /// Lets Q read the tables whose sessions are still being opened, if Q has nothing to do. Returns
+    /// whether the engine was told something. Without this:
+    /// 1. A pooler lets the fourth session wait instead of refusing it.
+    /// 2. Q has read its table, and has nothing to do.
+    /// 3. The other table is not live until the opening is given up, half a minute later.
+    pub(super) fn relieve_openings(&mut self) -> bool {
+        if !self.engine.could_read_on_q() {
+            return false;
+        }
+        let late = self.reads.give_up_openings();
+        for asked in &late {
+            let input = Input::SideReadLate {
+                table: asked.table,
+                generation: asked.work,
+            };
+            self.engine.handle(input, Instant::now());
+        }
+        !late.is_empty()
     }
 
     /// Tells the engine that the session of a side read is lost.

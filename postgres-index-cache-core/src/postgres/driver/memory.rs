@@ -92,7 +92,8 @@ impl Driver {
     /// Returns the most bytes that a row may have.
     pub(super) fn longest_row(&self) -> usize {
         // Several rows are on their way at a time. Each is in memory several times for a moment: as
-        // a piece of the COPY stream, as a waiting operation, and in the cache.
+        // a piece of the COPY stream, as a waiting operation, and in the cache. Each side read has as
+        // many on their way.
         self.options.max_memory / 8
     }
 

@@ -32,7 +32,7 @@ impl Driver {
         // engine answers that with further outputs.
         loop {
             self.prepare_outputs()?;
-            if !self.flush() {
+            if !self.flush() && !self.relieve_openings() {
                 break;
             }
         }
@@ -41,6 +41,9 @@ impl Driver {
             // before that. For readers it is true once these changes are in the cache.
             if !self.tables[at].writer.is_waiting() {
                 let progress = &mut self.progress[at];
+                if progress.is_live_next {
+                    progress.arrived = progress.arrived.max(progress.doubted.take());
+                }
                 progress.reached = progress.arrived;
                 if std::mem::take(&mut progress.is_live_next) {
                     self.become_state(TableId(at), State::Live);
@@ -107,9 +110,10 @@ impl Driver {
         }
         if let Err(error) = flushed {
             is_news = true;
-            // A fence behind a change that could not be stored proves nothing of this cache: the next
-            // one does, behind the reading that follows.
+            // A fence behind a change that could not be stored proves nothing of this cache. It is
+            // reached once the table is live again, by the read that follows.
             let progress = &mut self.progress[table.0];
+            progress.doubted = progress.doubted.max(progress.arrived);
             progress.arrived = progress.reached;
             self.not_stored(table, error);
         }

@@ -89,8 +89,11 @@ impl Driver {
         let own = &mut self.tables[table.0];
         own.writer.expect(incoming);
         // A thread for few rows would cost more time than it saves.
-        let is_large = own.config.followed.is_large;
-        let ahead = is_large.then(|| own.writer.decode_ahead()).flatten();
+        let ahead = own
+            .config
+            .is_large()
+            .then(|| own.writer.decode_ahead())
+            .flatten();
         tracing::debug!(table = own.config.name(), ?kind, "read");
         let read = Read {
             client,
@@ -165,12 +168,19 @@ impl Driver {
         if let Err(source) = self.tables[table.0].writer.finish() {
             return self.unreadable(asked, source);
         }
+        // The cause of an end must be kept: another lane may have failed in this very turn.
+        if !self.engine.has_ended() {
+            self.failure = None;
+        }
         self.flush();
+        if self.reads.lane_of(asked).is_none() {
+            // A row could not be stored, and the read has failed for that.
+            return;
+        }
         self.check_memory(table);
-        self.failure = None;
         let read_by = self.reads.lane(lane);
         // Rows may still wait for the cache's lock. If one of them cannot be stored, the table is
-        // reloaded: there is no read any more that could fail.
+        // reloaded (`not_stored`): there is no read any more that could fail.
         read_by.asked = None;
         let input = match (kind, read_by.snapshot.take()) {
             (ReadKind::Compare, _) => {

@@ -30,8 +30,7 @@ impl Rows {
 
 /// Rows with the cache that they go into.
 struct Storing<'a> {
-    asked: ReadRequest,
-    /// The rows; `None` once they are stored.
+    /// The rows; `None` once they are stored, by a thread or by the driver itself.
     rows: Option<Rows>,
     writer: &'a mut dyn CacheWriter,
     /// The most bytes that the rows of a refetch may have.
@@ -66,7 +65,7 @@ impl Storing<'_> {
         }
         // Rows of a refetch are collected. If they are too many, the read fails, and the engine
         // reloads the table, whose rows are stored as they come.
-        if self.asked.kind.is_refetch() && self.writer.copied() > self.most_refetched {
+        if self.stored.asked.kind.is_refetch() && self.writer.copied() > self.most_refetched {
             return Err(ReadError::TooMuch);
         }
         Ok(())
@@ -135,7 +134,8 @@ impl Driver {
     }
 
     /// Puts rows into their caches. The rows of several tables are stored side by side, each table's
-    /// on a thread: storing is most of the work of a load.
+    /// on a thread: storing is most of the work of a load. Two lanes never read one table, so each
+    /// table has one batch at most.
     fn store(&mut self, mut batches: Vec<(ReadRequest, Rows)>) -> Vec<Stored> {
         let most_refetched = self.options.max_memory / 2;
         let mut storing: Vec<Storing<'_>> = Vec::with_capacity(batches.len());
@@ -143,7 +143,6 @@ impl Driver {
             let own = batches.iter().position(|(asked, _)| asked.table.0 == at);
             if let Some((asked, rows)) = own.map(|own| batches.swap_remove(own)) {
                 storing.push(Storing {
-                    asked,
                     rows: Some(rows),
                     writer: &mut *table.writer,
                     most_refetched,
@@ -155,6 +154,7 @@ impl Driver {
                 });
             }
         }
+        debug_assert!(batches.is_empty(), "two lanes read one table");
         if let Some((first, others)) = storing.split_first_mut() {
             thread::scope(|scope| {
                 for other in others {

@@ -166,7 +166,7 @@ impl Driver {
                 continue;
             }
             if channel == self.options.fence_channel {
-                if self.reads.hear(payload) {
+                if self.reads.hear(sender, payload) {
                     continue;
                 }
                 // Somebody else's payload on the fence channel is no fence.

@@ -1,4 +1,4 @@
-//! [`ReadRequest`]: a read that the driver asks of Q. [`ReadMessage`] and [`ReadFailed`]: the
+//! [`ReadRequest`]: a read that the driver asks of a session, Q or another. [`ReadMessage`] and [`ReadFailed`]: the
 //! messages that the read sends back.
 
 use crate::postgres::error::DriverError;
@@ -6,12 +6,12 @@ use crate::postgres::schema::fingerprint::Fingerprint;
 use crate::sync::{Snapshot, TableId};
 use bytes::Bytes;
 
-/// A read that the driver asks of Q. Each message of the read carries the request. The driver
+/// A read that the driver asks of a session. Each message of the read carries the request. The driver
 /// ignores messages with another request than the current one: their connection is gone, or their
 /// read was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) struct ReadRequest {
-    /// The number of Q's opening.
+    /// The number of the session's opening.
     pub(in crate::postgres) epoch: u64,
     /// The table that is read.
     pub(in crate::postgres) table: TableId,
@@ -44,7 +44,7 @@ impl ReadKind {
 }
 
 /// A message of a read that goes well. These messages have a bounded channel of their own. While
-/// the table's cache is locked, the driver takes none of them: then Q waits, and nothing else does.
+/// the table's cache is locked, the driver takes none of them: then the session waits, and nothing else does.
 pub(in crate::postgres) enum ReadMessage {
     /// The snapshot is taken, and the table has this fingerprint under it.
     Snapshot {

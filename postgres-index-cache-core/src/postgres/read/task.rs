@@ -1,5 +1,5 @@
-//! [`Read`]: one read of a table, or of some rows of a table, as a task on Q that sends the driver
-//! the rows.
+//! [`Read`]: one read of a table, or of some rows of a table, as a task on a session
+//! that sends the driver the rows.
 //!
 //! ```text
 //! All, Rows   BEGIN → lock → snapshot → fingerprint → COPY → COMMIT
@@ -39,7 +39,7 @@ const BATCH_AHEAD: usize = 4096;
 /// this bounds the memory that a slow cache costs.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// One read of a table, or of some rows of a table, on Q.
+/// One read of a table, or of some rows of a table, on Q or on the session of a side read.
 pub(in crate::postgres) struct Read {
     pub(in crate::postgres) client: Arc<Traced<Client>>,
     /// The channel for the failure of this read.

@@ -161,6 +161,11 @@ pub enum Distrust {
 }
 
 impl TableConfig {
+    /// Returns whether a thread of its own is worth its cost while the table is read.
+    pub(in crate::postgres) fn is_large(&self) -> bool {
+        self.expected_rows >= LARGE
+    }
+
     /// Describes for the driver a table whose cache keeps `shape`.
     pub fn new(
         table: &CatalogTable,
@@ -168,6 +173,10 @@ impl TableConfig {
         shape: &Arc<TableShape>,
     ) -> Self {
         let untrusted = untrusted_columns(table, announced.and_then(|announced| announced.row));
+        let condition = announced
+            .and_then(Announced::options)
+            .and_then(|options| options.condition.as_ref());
+        let distrust = distrust(table, shape, condition);
         let expected_rows = table.estimated_rows.unwrap_or(0) as usize;
         let followed = TableSpec {
             schema: table.schema.clone(),
@@ -180,7 +189,8 @@ impl TableConfig {
             sends_whole_rows: !untrusted
                 .iter()
                 .any(|column| shape.position(column).is_some()),
-            is_large: expected_rows >= LARGE,
+            // Whoever distrusts the owner takes a lock that conflicts with itself.
+            is_for_side_read: expected_rows >= LARGE && distrust != Distrust::OfTable,
             shape: Some(Arc::clone(shape)),
         };
         let key_types = table
@@ -203,11 +213,8 @@ impl TableConfig {
             .iter()
             .map(|column| table.fingerprint.type_of(&column.name).unwrap_or_default())
             .collect();
-        let condition = announced
-            .and_then(Announced::options)
-            .and_then(|options| options.condition.as_ref());
         Self {
-            distrust: distrust(table, shape, condition),
+            distrust,
             foreign_condition: condition
                 .filter(|condition| condition.in_statement(table).is_none())
                 .map(|condition| condition.sql.clone()),

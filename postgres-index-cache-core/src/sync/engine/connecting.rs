@@ -301,8 +301,8 @@ impl Engine {
             return;
         }
         let mut failure = failure;
-        if let (Some(Work::Read { table, .. }), Failure::ConnectionLost(why)) =
-            (self.reads.work(), &failure)
+        if let (Some(table), Failure::ConnectionLost(why)) =
+            (self.reads.table_being_read(), &failure)
         {
             let why = self.count_lost_read(table, why.clone());
             if self.has_lost_too_many_reads() {

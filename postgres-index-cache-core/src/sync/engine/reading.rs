@@ -199,6 +199,13 @@ impl Engine {
         }
     }
 
+    /// Makes Q, which has nothing to do, read a table whose side read has not begun.
+    pub(super) fn side_read_late(&mut self, table: TableId, generation: u64) {
+        if self.reads.give_up_side_read(table, generation) {
+            self.tables[table.0].read_again("the session that was to read it is not open yet");
+        }
+    }
+
     /// Reads a table again after a wait with jitter; see [`Backoff`](crate::sync::Backoff).
     pub(super) fn retry_read(&mut self, table: TableId, why: String, now: Instant) {
         let random = self.connections.draw();

@@ -52,7 +52,7 @@ pub fn spec(table: usize, relation: usize) -> TableSpec {
         deferrable_key: definition.deferrable,
         sends_plain_form: definition.plain,
         sends_whole_rows: true,
-        is_large: true,
+        is_for_side_read: true,
         shape: None,
     }
 }
@@ -152,13 +152,14 @@ impl World {
                 table,
                 generation,
                 reader,
-            } => self.begin_read(table, generation, reader),
+            } => self.begin_read(table, generation, reader)?,
             Output::Refetch {
                 table,
                 batch,
                 keys,
                 is_within_comparison,
             } => {
+                self.check_alone(table)?;
                 let seen = self.cut.clone().filter(|_| is_within_comparison);
                 self.tasks.push(Task::Refetch {
                     table,
@@ -218,7 +219,28 @@ impl World {
         Ok(None)
     }
 
-    fn begin_read(&mut self, table: TableId, generation: u64, reader: Reader) {
+    /// Returns an error if something reads the table already: the rows of both would go into one
+    /// cache.
+    fn check_alone(&self, asked: TableId) -> Result<(), String> {
+        let is_read = self.tasks.iter().any(|task| match task {
+            Task::Read(ReadTask { table, .. }, _)
+            | Task::Refetch { table, .. }
+            | Task::Compare { table, .. } => *table == asked,
+            _ => false,
+        });
+        if is_read {
+            return Err(format!("two sessions read {asked:?} at once"));
+        }
+        Ok(())
+    }
+
+    fn begin_read(
+        &mut self,
+        table: TableId,
+        generation: u64,
+        reader: Reader,
+    ) -> Result<(), String> {
+        self.check_alone(table)?;
         self.last_generation.insert(table.0, generation);
         let (session, stage) = match reader {
             Reader::Q => (ReadSession::Q, Stage::Asked),
@@ -235,6 +257,7 @@ impl World {
             session,
         };
         self.tasks.push(Task::Read(read, stage));
+        Ok(())
     }
 
     /// Ends the comparison that is underway. A difference is an error of the engine, unless the
@@ -249,8 +272,13 @@ impl World {
         }
         self.statistics.inconclusive += u64::from(is_inconclusive);
         // The driver does not wait for the rest of the comparison.
-        self.tasks
-            .retain(|task| !matches!(task, Task::Cut { .. } | Task::Compare { .. }));
+        let dropped = self.tasks.extract_if(.., |task| {
+            matches!(
+                task,
+                Task::Cut { .. } | Task::Compare { .. } | Task::Refetch { .. }
+            )
+        });
+        self.late_tasks.extend(dropped);
         self.cut = None;
         Ok(())
     }

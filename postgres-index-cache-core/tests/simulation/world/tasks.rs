@@ -212,6 +212,14 @@ impl World {
         if self.fails(40) {
             return self.fail_read(read.table, read.generation, "a lock is held");
         }
+        let is_waiting = matches!(stage, Stage::Opening | Stage::Probing { .. });
+        if is_waiting && self.engine.could_read_on_q() {
+            self.statistics.side_late += 1;
+            return self.handle(Input::SideReadLate {
+                table: read.table,
+                generation: read.generation,
+            });
+        }
         match stage {
             Stage::Opening => self.open_side_session(read),
             Stage::Probing { token } => self.await_side_token(read, token),

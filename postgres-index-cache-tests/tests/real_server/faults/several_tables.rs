@@ -110,7 +110,7 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
     for table in SEVERAL_TABLES {
         let mut follow = described(&injector.through, table).await;
         // Side reads are part of the load: they are for tables that are large.
-        follow.followed.is_large = true;
+        follow.followed.is_for_side_read = true;
         follows.push(follow);
     }
     let mut options = pinned_options();
