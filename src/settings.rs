@@ -199,6 +199,7 @@ impl Settings {
             on_change: section.on_change,
             always: section.always,
             no_truncate: section.no_truncate,
+            long_numbers_as_text: section.long_numbers_as_text,
             no_guard: section.no_guard,
             generic: section.generic,
             defaults: true,

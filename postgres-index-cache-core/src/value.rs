@@ -277,7 +277,11 @@ impl CellType {
             }),
             Self::Int2 => cell.extend(raw.parse::<i16>().ok()?.to_le_bytes()),
             Self::Int4 => cell.extend(raw.parse::<i32>().ok()?.to_le_bytes()),
-            Self::Int8 => cell.extend(raw.parse::<i64>().ok()?.to_le_bytes()),
+            // The trigger option `long_numbers_as_text` puts long ones in quotes.
+            Self::Int8 => {
+                let digits = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
+                cell.extend(digits.unwrap_or(raw).parse::<i64>().ok()?.to_le_bytes());
+            }
             // JSON has no number for NaN and the infinities: PostgreSQL writes them as strings.
             Self::Float4 => {
                 let text = json_text::unquote(raw).unwrap_or(Cow::Borrowed(raw));

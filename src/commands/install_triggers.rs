@@ -71,6 +71,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["tables", "all", "channel", "columns", "exclude_columns"])]
     #[arg(conflicts_with_all = ["channel_per_table", "condition", "bulk", "no_bulk", "no_data"])]
     #[arg(conflicts_with_all = ["on_change", "always", "no_truncate", "no_guard", "generic", "defaults"])]
+    #[arg(conflicts_with_all = ["long_numbers_as_text"])]
     pub from_config: bool,
     /// The channel to notify on [default: as installed, else cache_invalidation]
     #[arg(long, value_name = "NAME", value_parser = parse_channel)]
@@ -123,6 +124,9 @@ pub struct Args {
     /// Do not announce TRUNCATE
     #[arg(long)]
     pub no_truncate: bool,
+    /// Send bigint and numeric values that JavaScript's numbers do not hold as texts in quotes
+    #[arg(long, conflicts_with = "generic")]
+    pub long_numbers_as_text: bool,
     /// Let a failure of the trigger fail the write
     #[arg(long)]
     pub no_guard: bool,
@@ -347,6 +351,7 @@ async fn tables_and_options(
         on_change: args.on_change,
         always: args.always,
         no_truncate: args.no_truncate,
+        long_numbers_as_text: args.long_numbers_as_text,
         no_guard: args.no_guard,
         generic: args.generic,
         defaults: args.defaults,

@@ -54,6 +54,7 @@ pub(super) struct TableSection {
     pub(super) on_change: bool,
     pub(super) always: bool,
     pub(super) no_truncate: bool,
+    pub(super) long_numbers_as_text: bool,
     pub(super) no_guard: bool,
     pub(super) generic: bool,
 }

@@ -163,6 +163,11 @@ fn differences(installed: &TriggerOptions, wanted: &TriggerOptions) -> Vec<Strin
         ("on-change", installed.on_change, wanted.on_change),
         ("always", installed.always, wanted.always),
         ("no-truncate", installed.no_truncate, wanted.no_truncate),
+        (
+            "long-numbers-as-text",
+            installed.long_numbers_as_text,
+            wanted.long_numbers_as_text,
+        ),
         ("no-guard", installed.no_guard, wanted.no_guard),
         ("generic", installed.generic, wanted.generic),
     ] {

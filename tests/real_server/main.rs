@@ -17,6 +17,7 @@ mod generic_function;
 mod hostile;
 mod install;
 mod keys;
+mod long_numbers;
 mod migrations;
 mod monitor;
 mod operations;

@@ -41,6 +41,8 @@ pub struct OptionChanges {
     pub always: bool,
     /// `--no-truncate`.
     pub no_truncate: bool,
+    /// `--long-numbers-as-text`.
+    pub long_numbers_as_text: bool,
     /// `--no-guard`.
     pub no_guard: bool,
     /// `--generic`.
@@ -120,6 +122,7 @@ impl OptionChanges {
             || self.bulk
             || self.no_data
             || self.on_change
+            || self.long_numbers_as_text
             || self.no_guard
             || has_condition;
         // An installed generic function stays generic only while it still fits the key. A table
@@ -160,6 +163,7 @@ impl OptionChanges {
             on_change: self.on_change || kept.on_change,
             always: self.always || kept.always,
             no_truncate: self.no_truncate || kept.no_truncate,
+            long_numbers_as_text: self.long_numbers_as_text || kept.long_numbers_as_text,
             no_guard: self.no_guard || kept.no_guard,
             generic: false,
         })
@@ -251,8 +255,8 @@ impl OptionChanges {
     ) -> Result<TriggerOptions, TriggerError> {
         if is_special {
             return Err(TriggerError::new(
-                "--columns, --exclude-columns, --where, --bulk, --no-data, --on-change and \
-                    --no-guard need a function of the table's own",
+                "--columns, --exclude-columns, --where, --bulk, --no-data, --on-change, \
+                    --long-numbers-as-text and --no-guard need a function of the table's own",
             )
             .with_hint("leave --generic out, and give --defaults where it is installed"));
         }

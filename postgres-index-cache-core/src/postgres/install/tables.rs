@@ -128,6 +128,13 @@ impl InstallOptions {
         self
     }
 
+    /// Sends `bigint` and `numeric` values that a double may not hold as JSON texts
+    /// (`--long-numbers-as-text`).
+    pub fn long_numbers_as_text(&mut self) -> &mut Self {
+        self.changes.long_numbers_as_text = true;
+        self
+    }
+
     /// Lets a failure of the trigger fail the write (`--no-guard`).
     pub fn no_guard(&mut self) -> &mut Self {
         self.changes.no_guard = true;

@@ -119,8 +119,9 @@ pub(super) fn unguard(reload: &str, last_resort: &str) -> String {
 impl Bulk<'_> {
     /// Returns the SQL expression of the key's JSON in a row of a transition table.
     fn key(&self) -> String {
-        let quick = quick_key(ROW_NAME, self.table, self.key).map(QuickJson::into_text);
-        quick.unwrap_or_else(|| key_expression(ROW_NAME, self.table, self.key))
+        let quick =
+            quick_key(ROW_NAME, self.table, self.key, self.options).map(QuickJson::into_text);
+        quick.unwrap_or_else(|| key_expression(ROW_NAME, self.table, self.key, self.options))
     }
 
     /// Returns [`PACK`] for the rows that `query` makes of the transition table `rows`.

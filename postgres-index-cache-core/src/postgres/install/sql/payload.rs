@@ -17,12 +17,19 @@ pub(super) fn json_string(text: &str) -> String {
 
 /// Returns the SQL expression of the key's JSON in the record `row` (`NEW` or `OLD`): a scalar, or
 /// an array in key order if the key has several columns.
-pub(super) fn key_expression(row: &str, table: &CatalogTable, key: &CatalogKey) -> String {
+pub(super) fn key_expression(
+    row: &str,
+    table: &CatalogTable,
+    key: &CatalogKey,
+    options: &TriggerOptions,
+) -> String {
     let columns = key.columns.iter().map(|name| {
         let value = format!("{row}.{}", quote_identifier(name));
-        table
-            .column(name)
-            .map_or(value.clone(), |column| column.kind.json_argument(&value))
+        let Some(column) = table.column(name) else {
+            return value;
+        };
+        long_as_text(column.kind, &value, options)
+            .unwrap_or_else(|| column.kind.json_argument(&value))
     });
     let columns: Vec<String> = columns.collect();
     match columns.as_slice() {
@@ -33,9 +40,15 @@ pub(super) fn key_expression(row: &str, table: &CatalogTable, key: &CatalogKey) 
 
 /// Returns the arguments of `concat` that make a payload up to the oid of its relation. The key is
 /// that of the record `row` (`NEW` or `OLD`).
-pub(super) fn head(action: &str, row: &str, table: &CatalogTable, key: &CatalogKey) -> String {
-    let json = quick_key(row, table, key).unwrap_or_else(|| QuickJson {
-        text: key_expression(row, table, key),
+pub(super) fn head(
+    action: &str,
+    row: &str,
+    table: &CatalogTable,
+    key: &CatalogKey,
+    options: &TriggerOptions,
+) -> String {
+    let json = quick_key(row, table, key, options).unwrap_or_else(|| QuickJson {
+        text: key_expression(row, table, key, options),
         quote: "",
     });
     let (before, behind) = around_key(table, action);
@@ -108,17 +121,56 @@ pub(super) fn quick_json(kind: CellType, value: &str) -> Option<QuickJson> {
     }
 }
 
+/// Returns the json of a value whose number a double may not hold, and which is sent as a text then
+/// (`--long-numbers-as-text`); `None` of any other value.
+///
+/// A double holds every integer up to 2^53, and every decimal number of 15 digits.
+fn long_as_text(kind: CellType, value: &str, options: &TriggerOptions) -> Option<String> {
+    if !options.long_numbers_as_text {
+        return None;
+    }
+    let is_short = match kind {
+        CellType::Int8 => format!(
+            "{value} OPERATOR(pg_catalog.>=) '-9007199254740991'::pg_catalog.int8 AND {value} \
+            OPERATOR(pg_catalog.<=) '9007199254740991'::pg_catalog.int8"
+        ),
+        CellType::Numeric => format!(
+            "pg_catalog.octet_length({value}::pg_catalog.numeric::pg_catalog.text) \
+            OPERATOR(pg_catalog.<=) 15"
+        ),
+        _ => return None,
+    };
+    Some(format!(
+        "CASE WHEN {is_short} THEN pg_catalog.to_json({value}) ELSE \
+        pg_catalog.to_json({value}::pg_catalog.text) END"
+    ))
+}
+
 /// Returns the quick JSON of the key in the record `row`, if there is one.
-pub(super) fn quick_key(row: &str, table: &CatalogTable, key: &CatalogKey) -> Option<QuickJson> {
+pub(super) fn quick_key(
+    row: &str,
+    table: &CatalogTable,
+    key: &CatalogKey,
+    options: &TriggerOptions,
+) -> Option<QuickJson> {
     let [only] = key.columns.as_slice() else {
         return None;
     };
     let column = table.column(only)?;
-    quick_json(column.kind, &format!("{row}.{}", quote_identifier(only)))
+    let value = format!("{row}.{}", quote_identifier(only));
+    if long_as_text(column.kind, &value, options).is_some() {
+        return None;
+    }
+    quick_json(column.kind, &value)
 }
 
 /// Returns the arguments of `concat` that make the payload of an insert or an update up to its row.
-pub(super) fn head_of(action: &str, table: &CatalogTable, key: &CatalogKey) -> String {
+pub(super) fn head_of(
+    action: &str,
+    table: &CatalogTable,
+    key: &CatalogKey,
+    options: &TriggerOptions,
+) -> String {
     // The template's variable `was` names the old key if the update changed the key.
     let was = if action == "update" { ", was" } else { "" };
     format!(
@@ -126,7 +178,7 @@ pub(super) fn head_of(action: &str, table: &CatalogTable, key: &CatalogKey) -> S
         '\",\"v\":\"', NEW.ctid, '\",\"at\":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
         CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',\"recheck\":true' \
         END{was}",
-        head(action, "NEW", table, key)
+        head(action, "NEW", table, key, options)
     )
 }
 
@@ -193,20 +245,24 @@ pub(super) fn row(sent: &[&CatalogColumn], options: &TriggerOptions, record: &st
 }
 
 /// Returns the expressions of the JSON of `record`: of the whole row, or of the columns that are
-/// sent.
+/// sent. A virtual column is left out: a trigger sees NULL in it, which a client would take for its
+/// value.
 pub(super) fn data(sent: &[&CatalogColumn], options: &TriggerOptions, record: &str) -> String {
     // row_to_json calls the casts to json that the owners of types have made, with the rights of
     // whoever writes. It is used only if every type is built in. In a query it is the slower way.
-    let are_built_in = sent
-        .iter()
-        .all(|column| !matches!(column.kind, CellType::Written | CellType::WrittenArray));
-    if options.columns.is_none() && are_built_in && record == "NEW" {
+    let is_as_row_to_json = |column: &&CatalogColumn| {
+        !matches!(column.kind, CellType::Written | CellType::WrittenArray)
+            && !column.is_virtual
+            && long_as_text(column.kind, "", options).is_none()
+    };
+    if options.columns.is_none() && sent.iter().all(is_as_row_to_json) && record == "NEW" {
         return "pg_catalog.row_to_json(NEW)".to_string();
     }
     let members: Vec<String> = sent
         .iter()
+        .filter(|column| !column.is_virtual)
         .enumerate()
-        .map(|(at, column)| member(column, at == 0, record))
+        .map(|(at, column)| member(column, at == 0, record, options))
         .collect();
     // A function takes 100 arguments at most, and each member is two.
     let chunks: Vec<String> = members
@@ -218,7 +274,12 @@ pub(super) fn data(sent: &[&CatalogColumn], options: &TriggerOptions, record: &s
 
 /// Returns the two arguments of `concat` that make one member of the JSON of `record`: name and
 /// value.
-pub(super) fn member(column: &CatalogColumn, is_first: bool, record: &str) -> String {
+pub(super) fn member(
+    column: &CatalogColumn,
+    is_first: bool,
+    record: &str,
+    options: &TriggerOptions,
+) -> String {
     let name = quote_literal(&format!(
         "{}{}:",
         if is_first { "" } else { "," },
@@ -226,8 +287,10 @@ pub(super) fn member(column: &CatalogColumn, is_first: bool, record: &str) -> St
     ));
     let value = format!("{record}.{}", quote_identifier(&column.name));
     // concat leaves NULL out, which would be no JSON.
+    let long =
+        long_as_text(column.kind, &value, options).map(|json| format!("({json})::pg_catalog.text"));
     let quick = quick_json(column.kind, &value).filter(|_| record != "NEW");
-    let quick = quick.map(QuickJson::into_text);
+    let quick = long.or_else(|| quick.map(QuickJson::into_text));
     let json = quick.unwrap_or_else(|| {
         let value = column.kind.json_argument(&value);
         format!("pg_catalog.to_json({value})::pg_catalog.text")
@@ -242,7 +305,7 @@ pub(super) fn member(column: &CatalogColumn, is_first: bool, record: &str) -> St
 pub(super) fn nulls(columns: &[&CatalogColumn], record: &str) -> String {
     let names: Vec<String> = columns
         .iter()
-        .filter(|column| column.kind.has_json_null())
+        .filter(|column| column.kind.has_json_null() && !column.is_virtual)
         .map(|column| {
             format!(
                 "CASE WHEN {record}.{} IS NULL THEN {} END",
@@ -260,4 +323,54 @@ pub(super) fn nulls(columns: &[&CatalogColumn], record: &str) -> String {
         "',\"nulls\":[', pg_catalog.array_to_string(ARRAY[{}]::pg_catalog.text[], ','), ']', ",
         names.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, kind: CellType, is_virtual: bool) -> CatalogColumn {
+        CatalogColumn {
+            name: name.into(),
+            type_name: String::new(),
+            kind,
+            not_null: false,
+            is_virtual,
+            is_generated: is_virtual,
+            is_varlena: kind == CellType::Json,
+            follows_anything: false,
+            plain_type_name: String::new(),
+            has_inner_domain: false,
+            is_enum: false,
+            is_array: false,
+            is_nondeterministic: false,
+            made_of: Vec::new(),
+        }
+    }
+
+    // The trigger sees NULL in it. A client must not take that for its value.
+    #[test]
+    fn a_virtual_column_is_not_in_the_row() {
+        let [id, doc, computed] = [
+            column("id", CellType::Int4, false),
+            column("doc", CellType::Json, false),
+            column("computed", CellType::Json, true),
+        ];
+        let options = TriggerOptions::default();
+        let with = row(&[&id, &doc, &computed], &options, "NEW");
+        assert!(!with.contains("computed"), "{with}");
+        assert!(
+            with.contains("NEW.\"id\"") && with.contains("NEW.\"doc\""),
+            "{with}"
+        );
+        assert!(
+            !with.contains("row_to_json"),
+            "it would send a null: {with}"
+        );
+        // Of the first that is sent, none is in front.
+        let first = data(&[&computed, &id], &options, "NEW");
+        assert!(first.contains("'\"id\":'"), "{first}");
+        let without = row(&[&id, &doc], &options, "NEW");
+        assert!(without.contains("row_to_json(NEW)"), "{without}");
+    }
 }

@@ -37,6 +37,9 @@ pub struct TriggerOptions {
     /// Whether TRUNCATE is not announced.
     #[serde(skip_serializing_if = "is_off")]
     pub no_truncate: bool,
+    /// Whether `bigint` and `numeric` values that a double may not hold are sent as JSON texts.
+    #[serde(skip_serializing_if = "is_off")]
+    pub long_numbers_as_text: bool,
     /// Whether a failure of the trigger fails the write.
     #[serde(skip_serializing_if = "is_off")]
     pub no_guard: bool,
@@ -66,6 +69,7 @@ impl Default for TriggerOptions {
             on_change: false,
             always: false,
             no_truncate: false,
+            long_numbers_as_text: false,
             no_guard: false,
             generic: false,
         }
@@ -85,6 +89,7 @@ impl TriggerOptions {
             (self.on_change, "on-change"),
             (self.always, "always"),
             (self.no_truncate, "no-truncate"),
+            (self.long_numbers_as_text, "long-numbers-as-text"),
             (self.no_guard, "no-guard"),
             (self.generic, "generic"),
         ];
