@@ -548,20 +548,21 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
                     set_notified(&mut events[recorded..], by);
                 }
                 if let Err(error) = applied {
-                    self.failed.get_or_insert(error);
+                    note_failure(&mut self.failed, error);
                 }
                 if let Some(why) = cache.take_broken() {
                     let error = StoreError::Model(why);
-                    self.failed.get_or_insert(FlushError {
+                    let failed = FlushError {
                         is_of_snapshot,
                         error,
-                    });
+                    };
+                    note_failure(&mut self.failed, failed);
                 }
             }
             cache.before_unlock();
             if let Some(why) = cache.take_broken() {
-                self.failed
-                    .get_or_insert(FlushError::of_snapshot(StoreError::Model(why)));
+                let failed = FlushError::of_snapshot(StoreError::Model(why));
+                note_failure(&mut self.failed, failed);
             }
             self.rows = cache.stored();
             self.kept_out = cache.kept_out();
@@ -674,13 +675,15 @@ fn apply_op<C: CacheSink>(
             };
         }
         PendingOp::Merge(rows) => {
-            let mut merged = Ok(());
+            let mut failed = None;
             for mut row in rows {
                 let put = merge_row(cache, &mut row, load, events.as_deref_mut());
                 decoder.recycle(row);
-                merged = merged.and(put);
+                if let Err(error) = put {
+                    note_failure(&mut failed, FlushError::of_snapshot(error));
+                }
             }
-            merged.map_err(FlushError::of_snapshot)?;
+            failed.map_or(Ok(()), Err)?;
         }
         PendingOp::End => {
             if let Loading::Over(seen) = std::mem::replace(&mut load.loading, Loading::IntoEmpty) {
@@ -719,6 +722,18 @@ fn apply_op<C: CacheSink>(
     }
     // The operation itself is done whatever became of the snapshot.
     indexed.map_err(FlushError::of_snapshot)
+}
+
+/// Notes an error of a flush, unless there is one already. A key that a snapshot brings twice yields
+/// to any other error: whoever reads the snapshot of a log passes over it, and must not pass over
+/// what hides behind it.
+fn note_failure(failed: &mut Option<FlushError>, error: FlushError) {
+    let yields = failed
+        .as_ref()
+        .is_none_or(|failed| matches!(failed.error, StoreError::DuplicateKey(_)));
+    if yields {
+        *failed = Some(error);
+    }
 }
 
 /// Puts one row of a snapshot into a cache whose lock is held.
