@@ -5,6 +5,7 @@
 
 use crate::connect::Environment;
 use crate::failure::with_hint;
+use crate::tables::estimate::default_limit;
 use crate::tables::nearest::nearest;
 use anyhow::{Context as _, anyhow};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
@@ -228,7 +229,7 @@ impl LogAddress {
     }
 
     async fn until_live(&self, command: &str) -> anyhow::Result<Follow> {
-        let mut follow = Follow::open(self.log(command).await?).await?;
+        let mut follow = Follow::open(self.log(command).await?, default_limit()).await?;
         let mut failure = None;
         let mut give_up = Instant::now() + PATIENCE;
         let mut before = progress_of(&follow);

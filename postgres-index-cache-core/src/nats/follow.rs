@@ -164,12 +164,13 @@ impl fmt::Debug for Follow {
 }
 
 impl Follow {
-    /// Subscribes to the log. The snapshot is loaded by the steps that follow.
+    /// Subscribes to the log. The snapshot is loaded by the steps that follow. The caches may take
+    /// `max_memory` bytes.
     ///
     /// # Errors
     /// If NATS refuses the subscription.
-    pub async fn open(log: NatsLog) -> Result<Self, LogError> {
-        let image = TablesImage::new(Box::new(CellCaches::default()), None);
+    pub async fn open(log: NatsLog, max_memory: usize) -> Result<Self, LogError> {
+        let image = TablesImage::new(Box::new(CellCaches::default()), max_memory);
         Self::open_with(log, Node::new(LIMITS, random()), image).await
     }
 
@@ -182,13 +183,13 @@ impl Follow {
         caches: Box<dyn Caches>,
         max_memory: usize,
     ) -> Result<Self, LogError> {
-        let image = TablesImage::new(caches, Some(max_memory));
+        let image = TablesImage::new(caches, max_memory);
         Self::open_with(log, Node::new(LIMITS, random()), image).await
     }
 
     /// Follows the log, and is never live: for a relay that stands by.
-    pub(super) async fn standing_by(log: NatsLog) -> Result<Self, LogError> {
-        let image = TablesImage::new(Box::new(CellCaches::default()), None);
+    pub(super) async fn standing_by(log: NatsLog, max_memory: usize) -> Result<Self, LogError> {
+        let image = TablesImage::new(Box::new(CellCaches::default()), max_memory);
         Self::open_with(log, Node::standing_by(LIMITS, random()), image).await
     }
 

@@ -102,8 +102,8 @@ pub(super) struct TablesImage {
     tables: Vec<ImageTable>,
     /// Whether changes of rows are recorded for [`take_row_events`](Self::take_row_events).
     records_events: bool,
-    /// The bytes that the caches may take; `None` if there is no bound.
-    max_memory: Option<usize>,
+    /// The bytes that the caches may take.
+    max_memory: usize,
     /// The rows since the memory was looked at.
     unmeasured: usize,
     /// Whether the caches took more memory than they may: the next load begins without their rows.
@@ -114,7 +114,7 @@ pub(super) struct TablesImage {
 
 impl TablesImage {
     /// Makes an image of no table, whose rows are to be kept in `caches`.
-    pub(super) fn new(caches: Box<dyn Caches>, max_memory: Option<usize>) -> Self {
+    pub(super) fn new(caches: Box<dyn Caches>, max_memory: usize) -> Self {
         Self {
             caches,
             tables: Vec::new(),
@@ -242,9 +242,10 @@ impl TablesImage {
     fn check_memory(&mut self) {
         /// The rows behind which the memory is looked at.
         const ROWS: usize = 1 << 12;
-        let Some(most) = self.max_memory.filter(|_| self.unmeasured >= ROWS) else {
+        if self.unmeasured < ROWS {
             return;
-        };
+        }
+        let most = self.max_memory;
         self.unmeasured = 0;
         let taken: usize = self.writers().map(|writer| writer.memory_bytes()).sum();
         if taken > most {
@@ -366,7 +367,7 @@ mod tests {
     // A row that was removed and added again while the relay read its rows.
     #[tokio::test]
     async fn a_row_may_stand_in_a_snapshot_twice() {
-        let mut image = TablesImage::new(Box::new(CellCaches::default()), None);
+        let mut image = TablesImage::new(Box::new(CellCaches::default()), usize::MAX);
         for _ in ["into empty caches", "over the same rows"] {
             load(&mut image, &[(1, 10), (2, 20), (1, 11)]).await;
             assert_eq!(image.broken(), None);
@@ -391,7 +392,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_image_that_took_too_much_memory_is_loaded_once_there_is_room() {
-        let mut image = TablesImage::new(Box::new(CellCaches::default()), Some(50_000));
+        let mut image = TablesImage::new(Box::new(CellCaches::default()), 50_000);
         let many: Vec<(i32, i32)> = (0..10_000).map(|id| (id, id)).collect();
         for _ in ["for the first time", "again"] {
             load(&mut image, &many).await;
@@ -406,7 +407,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_sum_follows_each_change() {
-        let mut image = TablesImage::new(Box::new(CellCaches::default()), None);
+        let mut image = TablesImage::new(Box::new(CellCaches::default()), usize::MAX);
         load(&mut image, &[(1, 10), (2, 20), (3, 30)]).await;
         let before = proof(&image);
         assert!(image.is_as(&before));

@@ -176,7 +176,7 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
         let log = self.log().await?;
         // They may be lost while nobody leads.
         log.set_up(self.options.storage).await?;
-        let mut follow = Follow::standing_by(log.clone()).await?;
+        let mut follow = Follow::standing_by(log.clone(), self.options.driver.max_memory).await?;
         let mut lock = None;
         let mut is_said = false;
         let mut try_at = Instant::now();

@@ -128,7 +128,7 @@ impl Node {
         let client = async_nats::connect(servers(url)).await;
         let client = client.expect("connect");
         let log = NatsLog::new(client, name()).await.expect("a log");
-        Self(Follow::open(log).await.expect("a node"))
+        Self(Follow::open(log, 1 << 30).await.expect("a node"))
     }
 
     /// Waits until everything that was committed before is in the caches.
