@@ -279,7 +279,14 @@ fn key_of<K: DeserializeOwned + 'static>(key: &Key) -> Result<K, String> {
         return own.ok_or_else(|| "it is not a uuid".to_string());
     }
     let json = serde_json::to_string(key).map_err(|error| error.to_string())?;
-    guarded(|| serde_json::from_str(&json))?.map_err(|error| error.to_string())
+    let read = guarded(|| serde_json::from_str(&json))?.map_err(|error| error.to_string());
+    // The trigger option `long_numbers_as_text` puts long numbers in quotes.
+    match key {
+        Key::Text(text) if read.is_err() && text.parse::<i64>().is_ok() => {
+            guarded(|| serde_json::from_str(text))?.map_err(|error| error.to_string())
+        }
+        _ => read,
+    }
 }
 
 /// A router of payloads to the handlers of their tables.

@@ -82,12 +82,21 @@ fn unsafe_numbers(table: &Table, sample: &NearLimit) -> Option<Found> {
     let columns: Vec<&str> = sample.unsafe_numbers.iter().map(String::as_str).collect();
     let parsing = "parse payloads with a parser that keeps all digits of a number (every serde_json \
         type of this library does)";
-    let remedy = match table.leave_out(&columns) {
-        Some(command) => Remedy::Command {
-            what: "parse payloads with a parser that keeps all digits, or leave them out",
-            command,
-        },
-        None => Remedy::Advice(parsing.to_string()),
+    // The generic function knows no columns.
+    let is_generic = table
+        .options
+        .as_ref()
+        .is_some_and(|options| options.generic);
+    let remedy = if is_generic {
+        Remedy::Advice(parsing.to_string())
+    } else {
+        Remedy::Command {
+            what: "parse payloads with a parser that keeps all digits, or send them as texts",
+            command: format!(
+                "pgic install-triggers {} --long-numbers-as-text",
+                table.described.typed_name()
+            ),
+        }
     };
     Some(table.found(Problem {
         code: "numbers-rounded",

@@ -67,6 +67,7 @@ pub async fn sample(
     let numbers: Vec<&str> = table
         .columns
         .iter()
+        .filter(|_| !options.long_numbers_as_text)
         .filter(|column| matches!(column.kind, CellType::Int8 | CellType::Numeric))
         .filter(|column| {
             !column.is_virtual && (options.sends(&column.name) || is_key(table, column))

@@ -148,3 +148,33 @@ async fn the_option_is_shown_kept_and_taken_away() {
     ]);
     assert_eq!(refused.code, 2, "{refused:?}");
 }
+
+/// A column that becomes one of another kind makes the old function fail, which asks for a reload: it
+/// must not send a text for what is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_of_another_type_asks_for_a_reload() {
+    for change in ["jsonb USING to_jsonb(x)", "char(20)", "text"] {
+        let database = installed(&[]).await;
+        let client = database.client().await;
+        let sql = format!("ALTER TABLE one ALTER x TYPE {change}");
+        client.batch_execute(&sql).await.unwrap();
+        let changes = announced(
+            &database,
+            "INSERT INTO one VALUES (1, 1, '12345678901234567')",
+        )
+        .await;
+        assert_eq!(changes.len(), 1, "{change}: {changes:?}");
+        assert_eq!(changes[0]["action"], "reload", "{change}: {changes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_sees_the_notification_of_a_long_key() {
+    let database = installed(&[]).await;
+    let client = database.client().await;
+    let insert = "INSERT INTO one VALUES (9007199254740993)";
+    client.batch_execute(insert).await.unwrap();
+    let ran = database.pgic(&["why", "one", "9007199254740993", "--touch", "-o", "json"]);
+    assert!(ran.stdout.contains("\"touched\""), "{ran:?}");
+    assert!(ran.stdout.contains("\"arrived_us\":"), "{ran:?}");
+}

@@ -100,3 +100,29 @@ async fn a_listener_loads_listens_and_says_that_its_session_was_lost() {
         "{error}"
     );
 }
+
+#[derive(Debug, Clone, PartialEq, Deserialize, CacheModel)]
+struct Numbered {
+    #[cache(key)]
+    id: i64,
+    #[cache(index)]
+    name: String,
+}
+
+/// With `--long-numbers-as-text` a long key comes in quotes. A row that is deleted must go.
+#[tokio::test]
+async fn a_long_key_that_comes_as_a_text_is_the_number() {
+    const LONG: i64 = 9_007_199_254_740_993;
+    let cache = Arc::new(RwLock::new(IdxModelCache::<Numbered>::new(vec![]).unwrap()));
+    for (id, name) in [(LONG, "long"), (7, "short")] {
+        let name = name.to_string();
+        cache.write().upsert(Numbered { id, name });
+    }
+    let mut listener = CacheNotificationListener::new();
+    let handler = IndexCacheHandler::new("numbered".to_string(), Arc::clone(&cache));
+    listener.register_handler(Arc::new(handler));
+    let payload = format!(r#"{{"table":"numbered","action":"delete","id":"{LONG}"}}"#);
+    listener.process_notification(&payload).await;
+    assert_eq!(cache.read().len(), 1);
+    assert!(cache.read().get_by_primary(&7).is_some());
+}

@@ -14,6 +14,7 @@ use crate::tables::touch::{TOUCH_BOUNDS, update_of};
 use crate::triggers::observe::observe;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
+use postgres_index_cache_core::Key;
 use postgres_index_cache_core::tooling::postgres::{Listener, SessionPurpose};
 use postgres_index_cache_core::tooling::{Payload, unpack};
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,11 +114,15 @@ pub(super) async fn write(
     if written.sum::<u64>() == 0 {
         return Err(anyhow!("there is no such row")).with_context(writing);
     }
+    // A long number may have been sent as a text.
+    let key = Key::of_json(case.key).to_string();
     let arrival = async {
         while let Some(Ok(notification)) = listener.next().await {
             let is_awaited = |change: &str| {
                 Payload::parse(change).is_ok_and(|payload| {
-                    payload.id.is_some_and(|id| id == case.key)
+                    payload
+                        .id
+                        .is_some_and(|id| Key::of_json(id).to_string() == key)
                         && payload.table == target.table.name
                 })
             };

@@ -197,13 +197,28 @@ impl Reads {
         self.end_q();
     }
 
-    /// Returns a lane for a side read: one that is idle, or a new one.
-    fn idle_side(&mut self) -> LaneId {
-        let idle = (1..self.lanes.len()).find(|&at| self.lanes[at].asked.is_none());
-        LaneId(idle.unwrap_or_else(|| {
-            self.lanes.push(Lane::new());
-            self.lanes.len() - 1
-        }))
+    /// Returns a lane for one of `most` side reads at a time: one that is idle, or a new one. Where
+    /// the tasks of many lanes still read what nobody wants, the read waits for one of them.
+    fn idle_side(&mut self, most: usize) -> LaneId {
+        let is_idle = |at: &usize| self.lanes[*at].asked.is_none();
+        let has_ended = |at: &usize| {
+            self.lanes[*at]
+                .task
+                .as_ref()
+                .is_none_or(JoinHandle::is_finished)
+        };
+        let idle = (1..self.lanes.len()).find(|at| is_idle(at) && has_ended(at));
+        if let Some(at) = idle {
+            return LaneId(at);
+        }
+        let draining = (1..self.lanes.len()).find(is_idle);
+        match draining {
+            Some(at) if self.lanes.len() > 2 * most => LaneId(at),
+            _ => {
+                self.lanes.push(Lane::new());
+                LaneId(self.lanes.len() - 1)
+            }
+        }
     }
 
     /// Closes the sessions of side reads that have nothing to do. A session whose task still reads on,
@@ -285,7 +300,7 @@ impl Driver {
 
     /// Reads a table beside Q, on a session that is idle or on a new one.
     pub(super) fn side_read(&mut self, table: TableId, generation: u64) {
-        let lane = self.reads.idle_side();
+        let lane = self.reads.idle_side(self.options.limits.side_reads);
         let epoch = match &self.reads.lane(lane).side {
             Side::Open { .. } => {
                 return self.read_on(lane, table, generation, None, ReadKind::All);

@@ -124,7 +124,8 @@ pub(super) fn quick_json(kind: CellType, value: &str) -> Option<QuickJson> {
 /// Returns the json of a value whose number a double may not hold, and which is sent as a text then
 /// (`--long-numbers-as-text`); `None` of any other value.
 ///
-/// A double holds every integer up to 2^53, and every decimal number of 15 digits.
+/// A double holds every integer below 2^53, and every decimal number of 15 digits. Of a column that
+/// became one of another kind, these expressions fail, as those of [`quick_json`] do.
 fn long_as_text(kind: CellType, value: &str, options: &TriggerOptions) -> Option<String> {
     if !options.long_numbers_as_text {
         return None;
@@ -135,7 +136,7 @@ fn long_as_text(kind: CellType, value: &str, options: &TriggerOptions) -> Option
             OPERATOR(pg_catalog.<=) '9007199254740991'::pg_catalog.int8"
         ),
         CellType::Numeric => format!(
-            "pg_catalog.octet_length({value}::pg_catalog.numeric::pg_catalog.text) \
+            "pg_catalog.octet_length(pg_catalog.numeric_out({value})::pg_catalog.text) \
             OPERATOR(pg_catalog.<=) 15"
         ),
         _ => return None,
