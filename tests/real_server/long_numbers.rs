@@ -149,8 +149,8 @@ async fn the_option_is_shown_kept_and_taken_away() {
     assert_eq!(refused.code, 2, "{refused:?}");
 }
 
-/// A column that becomes one of another kind makes the old function fail, which asks for a reload: it
-/// must not send a text for what is none.
+/// A column that becomes one of another kind makes the old function fail, which asks for a reload:
+/// it must not send a text for what is none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_of_another_type_asks_for_a_reload() {
     for change in ["jsonb USING to_jsonb(x)", "char(20)", "text"] {

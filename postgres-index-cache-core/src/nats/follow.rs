@@ -290,8 +290,8 @@ impl Follow {
         self.image.broken()
     }
 
-    /// Returns a moment as of which no change is missing, if there is one: when the proof in front of
-    /// the last one came. The last one's fence was sent after that.
+    /// Returns a moment as of which no change is missing, if there is one: when the proof in front
+    /// of the last one came. The last one's fence was sent after that.
     pub(crate) fn proven_at(&self) -> Option<Instant> {
         self.proven_at
     }
@@ -603,8 +603,8 @@ impl Follow {
         });
     }
 
-    /// Notes that a snapshot is of no use. The node loads again after a while, and a relay that stands
-    /// by begins anew if that goes on.
+    /// Notes that a snapshot is of no use. The node loads again after a while, and a relay that
+    /// stands by begins anew if that goes on.
     fn is_of_no_use(&mut self, load: u64, why: String, now: Instant) {
         self.loading = None;
         self.why.clone_from(&why);

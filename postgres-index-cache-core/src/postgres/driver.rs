@@ -476,8 +476,8 @@ impl Driver {
         progress.reached >= Some(fence) && matches!(progress.state, State::Live | State::Degraded)
     }
 
-    /// Returns whether the caches have everything that a transaction has committed. False if that is
-    /// not known.
+    /// Returns whether the caches have everything that a transaction has committed. False if that
+    /// is not known.
     pub fn has_transaction(&self, transaction: TransactionToken) -> bool {
         (0..self.tables.len()).all(|at| self.has_transaction_for(TableId(at), transaction))
     }

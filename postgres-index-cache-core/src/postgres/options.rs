@@ -33,8 +33,9 @@ pub struct DriverOptions {
     /// more, the changes are dropped and their tables reloaded. If the caches alone take more, the
     /// driver ends with [`DriverError::Memory`](crate::postgres::DriverError::Memory).
     ///
-    /// Rows on their way from the server come on top: about 1 MB for each session that reads, and half
-    /// of this for each if every row is as long as the longest that is read, an eighth of this.
+    /// Rows on their way from the server come on top: about 1 MB for each session that reads, and
+    /// half of this for each if every row is as long as the longest that is read, an eighth of
+    /// this.
     pub max_memory: usize,
     /// The longest time that a read waits for the lock of the table, and a fence for commits that
     /// are blocked.

@@ -173,8 +173,8 @@ impl Engine {
             && self.transactions.has_arrived(transaction, table.0)
     }
 
-    /// Returns whether a transaction has committed or was rolled back. False if that is not known: a
-    /// fence that is sent from now on, and the server's answer to it, tell.
+    /// Returns whether a transaction has committed or was rolled back. False if that is not known:
+    /// a fence that is sent from now on, and the server's answer to it, tell.
     pub fn has_ended_transaction(&self, xid: u64) -> bool {
         self.transactions.has_ended(xid)
     }
@@ -397,8 +397,8 @@ impl Engine {
 
     /// Sets the timers whose times follow from the tables and fences, which change in many places.
     fn set_derived_timers(&mut self) {
-        // While Q is busy or lost, a read that is due cannot begin, unless it can begin beside Q. The
-        // driver would be woken at once, over and over, by a timer whose time has passed.
+        // While Q is busy or lost, a read that is due cannot begin, unless it can begin beside Q.
+        // The driver would be woken at once, over and over, by a timer whose time has passed.
         let is_q_free = self.reads.is_idle();
         let most = self.limits.side_reads;
         let can_begin = |at: &usize| {

@@ -45,8 +45,8 @@ pub struct TableSpec {
     /// Whether the row in a payload has every column that the cache keeps. A trigger sees null in a
     /// virtual generated column, so such a table's rows are refetched.
     pub sends_whole_rows: bool,
-    /// Whether the table may be read on a session of its own, beside Q: it has so many rows that the
-    /// session is worth its cost, and its lock keeps no other session of ours out.
+    /// Whether the table may be read on a session of its own, beside Q: it has so many rows that
+    /// the session is worth its cost, and its lock keeps no other session of ours out.
     pub is_for_side_read: bool,
     /// The columns and the key, by which two spellings of one key are told to be one. `None` if
     /// nobody can spell a key in two ways.
@@ -78,8 +78,8 @@ pub enum Reader {
     /// Q.
     Q,
     /// A session beside Q, for this read or for several. Before it reads, L must have heard a token
-    /// of it: otherwise it may lead to another server than L. If anything is the matter with it, say
-    /// [`Input::SideReadLost`].
+    /// of it: otherwise it may lead to another server than L. If anything is the matter with it,
+    /// say [`Input::SideReadLost`].
     Side,
 }
 
@@ -416,8 +416,8 @@ pub enum Output {
         /// Payload to send.
         token: String,
     },
-    /// Read the table: lock, snapshot, COPY. Merge the rows into those that the cache has, and at the
-    /// end remove the rows that did not come.
+    /// Read the table: lock, snapshot, COPY. Merge the rows into those that the cache has, and at
+    /// the end remove the rows that did not come.
     ReadTable {
         /// Table to read.
         table: TableId,

@@ -122,9 +122,11 @@ impl ReadQueue {
             .any(|question| question.table == table)
     }
 
-    /// Returns whether a side read of `table`, by this number, may begin, of at most `most` at a time.
+    /// Returns whether a side read of `table`, by this number, may begin, of at most `most` at a
+    /// time.
     ///
-    /// None begins while Q has nothing to do, or if Q is at work for the table itself. Without that:
+    /// None begins while Q has nothing to do, or if Q is at work for the table itself. Without
+    /// that:
     /// 1. Q is asked for rows of a table, and waits.
     /// 2. The table is to be reloaded, and a side read begins.
     /// 3. The answers of both go into one cache, in any order.
@@ -259,8 +261,8 @@ impl ReadQueue {
         done
     }
 
-    /// Notes that the read of a whole table is done. Returns where it was read; `None` if the read is
-    /// not underway.
+    /// Notes that the read of a whole table is done. Returns where it was read; `None` if the read
+    /// is not underway.
     pub(super) fn finish_read(&mut self, table: TableId, generation: u64) -> Option<Reader> {
         if self.work == Some(Work::Read { table, generation }) {
             self.finish();

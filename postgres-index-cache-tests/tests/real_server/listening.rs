@@ -19,8 +19,8 @@ struct Seat {
     guest: Option<String>,
 }
 
-/// What is written while the tables are read is neither lost nor put under an older row, and the end
-/// of the session is told.
+/// What is written while the tables are read is neither lost nor put under an older row, and the
+/// end of the session is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_loads_listens_and_says_that_its_session_was_lost() {
     let database = Database::with(
@@ -68,8 +68,9 @@ async fn a_listener_loads_listens_and_says_that_its_session_was_lost() {
     go_on.send(()).unwrap();
     let [moved, former] = [3, 2].map(|number| ("red".to_string(), number));
     let arrived = async {
-        // A poll of a lock: the cache tells nobody of its changes. A listener applies a transaction's
-        // notifications one by one, so that the first of them says nothing of the second.
+        // A poll of a lock: the cache tells nobody of its changes. A listener applies a
+        // transaction's notifications one by one, so that the first of them says nothing of the
+        // second.
         while seats.read().by_guest("bob").len() == 0 || !seats.read().contains_primary(&moved) {
             tokio::task::yield_now().await;
         }

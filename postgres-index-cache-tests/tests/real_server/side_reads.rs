@@ -1,5 +1,5 @@
-//! Side reads: large tables that are read beside Q, each on a session of its own. Whatever becomes of
-//! such a session, the caches are the tables in the end.
+//! Side reads: large tables that are read beside Q, each on a session of its own. Whatever becomes
+//! of such a session, the caches are the tables in the end.
 
 use crate::driver::{connector, described, pinned_options};
 use crate::support::{DEADLINE, Database, own_cluster};

@@ -390,8 +390,8 @@ struct Event {
     at: String,
 }
 
-/// The cells of a row may be the same under another type, and its JSON another one. And a key of other
-/// types is another key.
+/// The cells of a row may be the same under another type, and its JSON another one. And a key of
+/// other types is another key.
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_that_change_their_types_under_an_open_replica_are_followed() {
     let database = Database::with(

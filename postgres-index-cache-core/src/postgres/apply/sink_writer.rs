@@ -54,8 +54,8 @@ enum PendingOp<R> {
 }
 
 impl<R> PendingOp<R> {
-    /// Returns the keys of the rows that the operation changes; `None` if those may be all. `key_of`
-    /// returns the key of a row.
+    /// Returns the keys of the rows that the operation changes; `None` if those may be all.
+    /// `key_of` returns the key of a row.
     fn keys(&self, key_of: impl Fn(&R) -> KeyBuf) -> Option<Vec<KeyBuf>> {
         match self {
             Self::Upsert(row) => Some(vec![key_of(row)]),
@@ -724,9 +724,9 @@ fn apply_op<C: CacheSink>(
     indexed.map_err(FlushError::of_snapshot)
 }
 
-/// Notes an error of a flush, unless there is one already. A key that a snapshot brings twice yields
-/// to any other error: whoever reads the snapshot of a log passes over it, and must not pass over
-/// what hides behind it.
+/// Notes an error of a flush, unless there is one already. A key that a snapshot brings twice
+/// yields to any other error: whoever reads the snapshot of a log passes over it, and must not pass
+/// over what hides behind it.
 fn note_failure(failed: &mut Option<FlushError>, error: FlushError) {
     let yields = failed
         .as_ref()

@@ -226,7 +226,8 @@ impl Opener {
     }
 
     /// Starts a task that opens a session for side reads, sends `payload` on the fence channel, and
-    /// waits until L has heard it from this session. Sends the driver [`ConnectionEvent::SideOpened`].
+    /// waits until L has heard it from this session. Sends the driver
+    /// [`ConnectionEvent::SideOpened`].
     ///
     /// Behind one address there may be several servers. Without the payload:
     /// 1. The session leads to a standby, or to a server that was the primary before.

@@ -44,8 +44,8 @@ pub(super) const Q: LaneId = LaneId(0);
 /// A session that reads one thing at a time.
 #[derive(Debug)]
 pub(super) struct Lane {
-    /// The read that the session is asked for; `None` if it has nothing to do, or the read was given
-    /// up.
+    /// The read that the session is asked for; `None` if it has nothing to do, or the read was
+    /// given up.
     pub(super) asked: Option<ReadRequest>,
     /// The snapshot of that read, once the snapshot is taken.
     pub(super) snapshot: Option<Snapshot>,
@@ -221,9 +221,9 @@ impl Reads {
         }
     }
 
-    /// Closes the sessions of side reads that have nothing to do. A session whose task still reads on,
-    /// or rolls back, is kept until the task has ended: the next read must not begin before that, and
-    /// whoever ends the lanes must reach the task.
+    /// Closes the sessions of side reads that have nothing to do. A session whose task still reads
+    /// on, or rolls back, is kept until the task has ended: the next read must not begin before
+    /// that, and whoever ends the lanes must reach the task.
     pub(super) fn close_idle(&mut self) {
         for lane in &mut self.lanes[1..] {
             let has_ended = lane.task.as_ref().is_none_or(JoinHandle::is_finished);
@@ -243,9 +243,9 @@ impl Reads {
         openings.filter_map(|lane| lane.asked.take()).collect()
     }
 
-    /// Notes a payload of the fence channel, which the process `sender` has sent. Returns whether it is
-    /// the token of a session that is being opened: nobody else can have made it, since it has a
-    /// digest that is secret until it is sent.
+    /// Notes a payload of the fence channel, which the process `sender` has sent. Returns whether
+    /// it is the token of a session that is being opened: nobody else can have made it, since it
+    /// has a digest that is secret until it is sent.
     pub(super) fn hear(&mut self, sender: i32, payload: &str) -> bool {
         let openings = self.lanes.iter_mut().filter_map(Lane::opening);
         let mut awaited = openings.filter(|opening| opening.payload == payload);
@@ -259,8 +259,8 @@ impl Reads {
 
     /// Holds back the messages of the lanes that read tables whose caches are locked.
     ///
-    /// While a reader holds a cache's lock, the rows for the cache are left in the lane's channel. The
-    /// channel is bounded, so the session waits and the memory does not grow.
+    /// While a reader holds a cache's lock, the rows for the cache are left in the lane's channel.
+    /// The channel is bounded, so the session waits and the memory does not grow.
     pub(super) fn hold_back(&mut self, tables: &[DriverTable]) {
         for lane in &mut self.lanes {
             lane.is_held_back = lane
@@ -357,8 +357,8 @@ impl Driver {
         }
     }
 
-    /// Lets Q read the tables whose sessions are still being opened, if Q has nothing to do. Returns
-    /// whether the engine was told something. Without this:
+    /// Lets Q read the tables whose sessions are still being opened, if Q has nothing to do.
+    /// Returns whether the engine was told something. Without this:
     /// 1. A pooler lets the fourth session wait instead of refusing it.
     /// 2. Q has read its table, and has nothing to do.
     /// 3. The other table is not live until the opening is given up, half a minute later.

@@ -66,8 +66,8 @@ pub(in crate::postgres) struct CacheSize {
 }
 
 impl Driver {
-    /// Returns how large the cache of a table is. If somebody holds its lock, the bytes are those of
-    /// when it last was free.
+    /// Returns how large the cache of a table is. If somebody holds its lock, the bytes are those
+    /// of when it last was free.
     pub(in crate::postgres) fn cache_size(&mut self, table: TableId) -> CacheSize {
         let writer = &mut self.tables[table.0].writer;
         CacheSize {
@@ -92,8 +92,8 @@ impl Driver {
     /// Returns the most bytes that a row may have.
     pub(super) fn longest_row(&self) -> usize {
         // Several rows are on their way at a time. Each is in memory several times for a moment: as
-        // a piece of the COPY stream, as a waiting operation, and in the cache. Each side read has as
-        // many on their way.
+        // a piece of the COPY stream, as a waiting operation, and in the cache. Each side read has
+        // as many on their way.
         self.options.max_memory / 8
     }
 

@@ -133,9 +133,9 @@ impl Driver {
         });
     }
 
-    /// Puts rows into their caches. The rows of several tables are stored side by side, each table's
-    /// on a thread: storing is most of the work of a load. Two lanes never read one table, so each
-    /// table has one batch at most.
+    /// Puts rows into their caches. The rows of several tables are stored side by side, each
+    /// table's on a thread: storing is most of the work of a load. Two lanes never read one table,
+    /// so each table has one batch at most.
     fn store(&mut self, mut batches: Vec<(ReadRequest, Rows)>) -> Vec<Stored> {
         let most_refetched = self.options.max_memory / 2;
         let mut storing: Vec<Storing<'_>> = Vec::with_capacity(batches.len());

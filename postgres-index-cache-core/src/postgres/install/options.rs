@@ -57,8 +57,8 @@ pub struct OptionChanges {
     pub replace_trigger: bool,
 }
 
-/// How many rows of a statement are sent at most if nobody says. A cache takes about half a second to
-/// apply them, and a little longer to read a table of a million rows: see `docs/triggers.md`.
+/// How many rows of a statement are sent at most if nobody says. A cache takes about half a second
+/// to apply them, and a little longer to read a table of a million rows: see `docs/triggers.md`.
 const BULK_ROWS: u32 = 100_000;
 
 /// Returns the options as answers in JSON have them: as in the comment on a function, but `where`

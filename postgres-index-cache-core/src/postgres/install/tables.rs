@@ -17,8 +17,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The options of [`install`]. An option that is not set keeps its installed value, unless
 /// [`from_defaults`](Self::from_defaults) is called.
 ///
-/// So an option that was set by a former release of your program stays after the line that set it is
-/// gone: a program that installs its triggers when it starts begins with `from_defaults`.
+/// So an option that was set by a former release of your program stays after the line that set it
+/// is gone: a program that installs its triggers when it starts begins with `from_defaults`.
 ///
 /// Each is an option of `pgic install-triggers`, which is named with it; `docs/triggers.md` in the
 /// repository says what it costs and what a cache makes of it.
@@ -78,8 +78,8 @@ impl InstallOptions {
     }
 
     /// Announces the rows that fulfil this condition alone; `true` for all rows. PostgreSQL checks
-    /// the text, which may call immutable functions alone. That makes a temporary table for a moment:
-    /// it takes TEMPORARY on the database and SELECT on the table (`--where`).
+    /// the text, which may call immutable functions alone. That makes a temporary table for a
+    /// moment: it takes TEMPORARY on the database and SELECT on the table (`--where`).
     pub fn condition(&mut self, sql: &str) -> &mut Self {
         self.changes.condition = Some(AskedCondition::written(sql));
         self
@@ -213,9 +213,9 @@ impl From<TablePlan> for PlannedTable {
 /// Tables are named as in SQL: `users`, `app.users`, `"Odd Name"`. Returns what was done to each
 /// table; a table that is named twice is returned once.
 ///
-/// `client` must not be in a transaction that was begun by a statement of SQL: these functions begin
-/// transactions of their own, and would end that one. No setting of the session is left changed.
-/// Dropping the future rolls back what was not committed.
+/// `client` must not be in a transaction that was begun by a statement of SQL: these functions
+/// begin transactions of their own, and would end that one. No setting of the session is left
+/// changed. Dropping the future rolls back what was not committed.
 ///
 /// # Errors
 /// If a table is refused, a lock is not had in time ([`TriggerError::is_busy`]), or the server
@@ -231,8 +231,8 @@ pub async fn install(
         .await
 }
 
-/// Returns what [`install`] would do, and does nothing. [`PlannedTable::result`] is the outcome that
-/// is planned.
+/// Returns what [`install`] would do, and does nothing. [`PlannedTable::result`] is the outcome
+/// that is planned.
 ///
 /// # Errors
 /// As [`install`].

@@ -1,14 +1,14 @@
-//! [`ReadRequest`]: a read that the driver asks of a session, Q or another. [`ReadMessage`] and [`ReadFailed`]: the
-//! messages that the read sends back.
+//! [`ReadRequest`]: a read that the driver asks of a session, Q or another. [`ReadMessage`] and
+//! [`ReadFailed`]: the messages that the read sends back.
 
 use crate::postgres::error::DriverError;
 use crate::postgres::schema::fingerprint::Fingerprint;
 use crate::sync::{Snapshot, TableId};
 use bytes::Bytes;
 
-/// A read that the driver asks of a session. Each message of the read carries the request. The driver
-/// ignores messages with another request than the current one: their connection is gone, or their
-/// read was given up.
+/// A read that the driver asks of a session. Each message of the read carries the request. The
+/// driver ignores messages with another request than the current one: their connection is gone, or
+/// their read was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) struct ReadRequest {
     /// The number of the session's opening.
@@ -44,7 +44,8 @@ impl ReadKind {
 }
 
 /// A message of a read that goes well. These messages have a bounded channel of their own. While
-/// the table's cache is locked, the driver takes none of them: then the session waits, and nothing else does.
+/// the table's cache is locked, the driver takes none of them: then the session waits, and nothing
+/// else does.
 pub(in crate::postgres) enum ReadMessage {
     /// The snapshot is taken, and the table has this fingerprint under it.
     Snapshot {

@@ -237,8 +237,8 @@ impl TableConfig {
 
     /// Returns whether a cache of one table is a cache of the other.
     ///
-    /// The estimate of rows, and what follows from it, does not count. The leaves, and everything else in a fingerprint, do
-    /// not count either: each read sees them afresh.
+    /// The estimate of rows, and what follows from it, does not count. The leaves, and everything
+    /// else in a fingerprint, do not count either: each read sees them afresh.
     pub fn is_same_table(&self, other: &Self) -> bool {
         let followed = TableSpec {
             leaves: self.followed.leaves.clone(),

@@ -189,8 +189,8 @@ impl Engine {
         }
     }
 
-    /// Makes Q read a table whose side read has lost its session. That is no failure of the table or
-    /// of Q, so the read is due at once.
+    /// Makes Q read a table whose side read has lost its session. That is no failure of the table
+    /// or of Q, so the read is due at once.
     pub(super) fn side_read_lost(&mut self, table: TableId, generation: u64, why: &str) {
         if self.reads.lose_side_read(table, generation) {
             let name = self.tables[table.0].name();

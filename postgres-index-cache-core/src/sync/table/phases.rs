@@ -189,9 +189,9 @@ impl EngineTable {
         }
     }
 
-    /// Notes that all rows of a read are in the cache. `after_reads` is how many answers
-    /// have come, of Q and of side reads, and `has_changed` whether the cache had other rows before. Returns the changes that
-    /// waited, or `None` if the read is of no use.
+    /// Notes that all rows of a read are in the cache. `after_reads` is how many answers have come,
+    /// of Q and of side reads, and `has_changed` whether the cache had other rows before. Returns
+    /// the changes that waited, or `None` if the read is of no use.
     pub(in crate::sync) fn loaded(
         &mut self,
         generation: u64,
@@ -230,8 +230,9 @@ impl EngineTable {
         Some(waiting)
     }
 
-    /// Notes that a fence has come back which was sent when `fence_after_reads` answers had
-    /// come, of Q and of side reads. Every change that a snapshot or floor of those answers filters has arrived.
+    /// Notes that a fence has come back which was sent when `fence_after_reads` answers had come,
+    /// of Q and of side reads. Every change that a snapshot or floor of those answers filters has
+    /// arrived.
     pub(in crate::sync) fn prove(&mut self, fence_after_reads: u64) {
         // A fence that was sent before the read's answer proves nothing of it (Rule::Fence):
         // 1. A fence is sent. Q takes the snapshot of a read, which sees a transaction T.

@@ -254,7 +254,8 @@ impl World {
         Ok(())
     }
 
-    /// Goes on with a side read once L has heard its token. A token from another server never comes.
+    /// Goes on with a side read once L has heard its token. A token from another server never
+    /// comes.
     fn await_side_token(&mut self, read: ReadTask, token: String) -> Result<(), String> {
         if self.side_heard.contains(&token) || self.wrong == Some(Wrong::Fault(Fault::SideUnproven))
         {
