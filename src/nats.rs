@@ -1,8 +1,13 @@
 //! [`LogAddress`]: where a log is, as the command line says, and connections to that NATS server.
 //!
 //! Credentials come as the tool `nats` takes them: in the URL, or from `NATS_CREDS`, `NATS_NKEY`,
-//! `NATS_USER`, `NATS_PASSWORD`, `NATS_CA`, `NATS_CERT` and `NATS_KEY`.
+//! `NATS_USER`, `NATS_PASSWORD`, `NATS_CA`, `NATS_CERT` and `NATS_KEY`. Where a log is given by its name
+//! alone, the servers are those of `NATS_URL`, or of a context of that tool: then its credentials count
+//! too.
 
+mod context;
+
+use self::context::NatsContext;
 use crate::connect::Environment;
 use crate::failure::with_hint;
 use crate::tables::estimate::default_limit;
@@ -53,6 +58,8 @@ struct Credentials {
     token: Option<String>,
     ca: Option<PathBuf>,
     certificate: Option<(PathBuf, PathBuf)>,
+    /// Answers may come on subjects that begin with this alone; `None` for the default.
+    inbox_prefix: Option<String>,
 }
 
 /// An attempt to connect to NATS that may succeed later.
@@ -85,6 +92,42 @@ impl LogAddress {
     /// # Errors
     /// If the address or the name is none. No part of the URL is repeated: it may have a password.
     pub fn new(url: &str, name: Option<&str>, environment: &Environment) -> anyhow::Result<Self> {
+        // A name of a log alone: no server is called so and named without its log.
+        if name.is_none() && url.parse::<LogName>().is_ok() {
+            return Self::named(Some(url), environment);
+        }
+        Self::at(url, name, environment, None)
+    }
+
+    /// Returns the log of this name on the servers of `NATS_URL`, or of the chosen context of the tool
+    /// `nats`. Without a name, that stands in the URL.
+    ///
+    /// # Errors
+    /// If no server is named, or the context cannot be read; else as [`new`](Self::new).
+    pub fn named(name: Option<&str>, environment: &Environment) -> anyhow::Result<Self> {
+        if let Some(url) = environment.get("NATS_URL").filter(|url| !url.is_empty()) {
+            return Self::at(url, name, environment, None);
+        }
+        let context = NatsContext::chosen(environment)?;
+        match context.filter(|context| !context.url.is_empty()) {
+            Some(context) => {
+                let url = context.url.clone();
+                Self::at(&url, name, environment, Some(context))
+            }
+            None => Err(with_hint(
+                anyhow!("no NATS server is named"),
+                "write nats://host:4222/shop, set NATS_URL, or select a context: nats context select",
+            )),
+        }
+    }
+
+    /// Reads an address. `context` is the context that it comes from.
+    fn at(
+        url: &str,
+        name: Option<&str>,
+        environment: &Environment,
+        context: Option<NatsContext>,
+    ) -> anyhow::Result<Self> {
         let hint = "write nats://host:4222/shop: the NATS server, and the log's name";
         let refused = |why: &'static str| with_hint(anyhow!(why), hint);
         let mut servers = Vec::new();
@@ -112,6 +155,9 @@ impl LogAddress {
             (None, None) => return Err(refused("the log has no name")),
         };
         let mut credentials = Credentials::of(environment);
+        if let Some(context) = context {
+            credentials.fill_from(context);
+        }
         if let Some((user, password)) = servers.iter().find_map(user_of) {
             match password {
                 Some(password) => credentials.user = Some((user, password)),
@@ -316,17 +362,34 @@ impl Credentials {
             token: None,
             ca: path("NATS_CA"),
             certificate: path("NATS_CERT").zip(path("NATS_KEY")),
+            inbox_prefix: None,
         }
+    }
+
+    /// Takes from a context what the environment does not say: who connects as a whole, and TLS.
+    fn fill_from(&mut self, context: NatsContext) {
+        let set = |text: String| Some(text).filter(|text| !text.is_empty());
+        let path = |text: String| set(text).map(PathBuf::from);
+        if self.creds.is_none() && self.nkey.is_none() && self.user.is_none() {
+            self.creds = path(context.creds);
+            self.nkey = path(context.nkey);
+            self.user = set(context.user).map(|user| (user, context.password));
+            self.token = set(context.token);
+        }
+        self.ca = self.ca.take().or(path(context.ca));
+        self.inbox_prefix = set(context.inbox_prefix);
+        let certificate = path(context.cert).zip(path(context.key));
+        self.certificate = self.certificate.take().or(certificate);
     }
 
     async fn add_to(&self, mut options: ConnectOptions) -> anyhow::Result<ConnectOptions> {
         if let Some(file) = &self.creds {
             let read = options.credentials_file(file).await;
-            options = read.with_context(|| format!("read NATS_CREDS, {}", file.display()))?;
+            options = read.with_context(|| format!("read the credentials, {}", file.display()))?;
         }
         if let Some(file) = &self.nkey {
             let seed = std::fs::read_to_string(file);
-            let seed = seed.with_context(|| format!("read NATS_NKEY, {}", file.display()))?;
+            let seed = seed.with_context(|| format!("read the nkey, {}", file.display()))?;
             options = options.nkey(seed.trim().to_string());
         }
         if let Some((user, password)) = &self.user {
@@ -340,6 +403,9 @@ impl Credentials {
         }
         if let Some((certificate, key)) = &self.certificate {
             options = options.add_client_certificate(certificate.clone(), key.clone());
+        }
+        if let Some(prefix) = &self.inbox_prefix {
+            options = options.custom_inbox_prefix(prefix);
         }
         Ok(options)
     }
@@ -370,6 +436,8 @@ mod tests {
     fn what_is_no_address_is_refused_without_its_password() {
         for (url, name) in [
             ("nats://n1", None),
+            // The name of a log, and nothing that says where.
+            ("shop", None),
             ("nats://n1/", None),
             ("nats://n1/a.b", None),
             ("nats://n1/shop", Some("other")),

@@ -3,7 +3,6 @@
 use super::{Context, interrupted};
 use crate::completion;
 use crate::exit_code::ExitCode;
-use crate::failure::with_hint;
 use crate::nats::LogAddress;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
@@ -13,7 +12,6 @@ use crate::tables::estimate::{default_limit, human};
 use crate::tables::explain_failure;
 use crate::tables::target::{Target, prepare};
 use crate::units::parse_bytes;
-use anyhow::anyhow;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::nats::{
     LogStorage, Relay, RelayError, RelayEvent, RelayOptions,
@@ -36,8 +34,8 @@ pub struct Args {
     /// Tables: users, app.users or '"Odd Name"'
     #[arg(value_name = "TABLE", required = true, add = completion::announced_tables())]
     pub tables: Vec<String>,
-    /// The NATS servers: nats://host:4222, or nats://host/shop with the log's name; NATS_URL does
-    /// the same
+    /// The NATS servers: nats://host:4222, or nats://host/shop with the log's name; else those of
+    /// NATS_URL, or of the context that the tool nats uses
     #[arg(long, value_name = "URL")]
     pub to: Option<String>,
     /// The log's name: letters, digits, - and _
@@ -74,7 +72,8 @@ Examples:
   pgic query users 42 --from nats://n1/shop
 
 Credentials: in the URL, or NATS_CREDS, NATS_NKEY, NATS_USER and
-NATS_PASSWORD, NATS_CA, NATS_CERT and NATS_KEY, as for the tool nats.
+NATS_PASSWORD, NATS_CA, NATS_CERT and NATS_KEY, as for the tool nats, or
+its context (NATS_CONTEXT, else the selected one) if that names the servers.
 
 Exit codes:
   0  ended by a signal
@@ -88,10 +87,11 @@ Exit codes:
 /// If a table cannot be followed, or NATS or PostgreSQL refuse.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupted = std::pin::pin!(interrupted());
-    let url = args.to.as_deref().or(context.environment.get("NATS_URL"));
-    let hint = "--to nats://host:4222 --name shop";
-    let url = url.ok_or_else(|| with_hint(anyhow!("no NATS server is named"), hint))?;
-    let address = LogAddress::new(url, args.name.as_deref(), &context.environment)?;
+    let name = args.name.as_deref();
+    let address = match &args.to {
+        Some(url) => LogAddress::new(url, name, &context.environment)?,
+        None => LogAddress::named(name, &context.environment)?,
+    };
     let max_memory = args.max_memory.unwrap_or_else(default_limit);
     let server = context.server("relay")?;
     let names = tokio::select! {

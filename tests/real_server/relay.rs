@@ -304,3 +304,59 @@ async fn the_documented_rights_suffice() {
         );
     }
 }
+
+/// Writes a context of the tool `nats` into the folder `config`, and selects it.
+fn select_context(config: &std::path::Path, name: &str, context: &Value) {
+    let folder = config.join("nats");
+    std::fs::create_dir_all(folder.join("context")).expect("a folder");
+    let file = folder.join("context").join(format!("{name}.json"));
+    std::fs::write(file, context.to_string()).expect("a context");
+    std::fs::write(folder.join("context.txt"), name).expect("the selected context");
+}
+
+/// Servers and credentials that the tool `nats` knows need not be said again.
+#[tokio::test]
+async fn a_log_is_found_by_its_name_on_the_servers_of_a_context() {
+    let users = "authorization { users: [{ user: u, password: \"s3cret\" }] }";
+    let (database, nats) = (shop().await, Nats::configured(users));
+    let config = tempfile::tempdir().expect("a folder");
+    let context = serde_json::json!({
+        "description": "of a test", "url": nats.url(), "user": "u", "password": "s3cret",
+        "inbox_prefix": "_INBOX.test", "nsc": "",
+    });
+    select_context(config.path(), "right", &context);
+    let with_contexts = |mut command: std::process::Command| {
+        command.env("XDG_CONFIG_HOME", config.path());
+        command
+    };
+    let arguments = ["relay", "users", "--name", "shop", "-o", "json"];
+    let relay = Tail::start(with_contexts(database.command(&arguments)));
+    while relay.next()["state"] != "snapshot" {}
+    let count = ["query", "users", "--count", "--from", "shop"];
+    let ran = run(with_contexts(pgic(&count)));
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "500\n"), "{ran:?}");
+    // Another context than the selected one, and variables that come before it.
+    let wrong = serde_json::json!({ "url": nats.url(), "user": "u", "password": "wr0ng" });
+    select_context(config.path(), "wrong", &wrong);
+    let ran = run(with_contexts(pgic(&count)));
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(!ran.stderr.contains("wr0ng"), "{ran:?}");
+    for (name, value) in [
+        ("NATS_CONTEXT", "right"),
+        ("NATS_URL", &nats.url_of("u", "s3cret")),
+    ] {
+        let mut command = with_contexts(pgic(&count));
+        command.env(name, value);
+        let ran = run(command);
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+    }
+    let mut command = with_contexts(pgic(&count));
+    command.env("NATS_USER", "u").env("NATS_PASSWORD", "s3cret");
+    assert_eq!(run(command).code, 0);
+    for (name, because) in [("gone", "read"), ("../x", "that is no name of a context")] {
+        let mut command = with_contexts(pgic(&count));
+        command.env("NATS_CONTEXT", name);
+        let ran = run(command);
+        assert!(ran.code == 2 && ran.stderr.contains(because), "{ran:?}");
+    }
+}
