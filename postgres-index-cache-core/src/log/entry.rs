@@ -10,7 +10,8 @@
 //!     {"action":"remove","id":5},
 //!     {"action":"clear","spared":[7]}]}
 //! {"position":"3.00c0ffee00c0ffee.3","behind":"3.00c0ffee00c0ffee.2","kind":"proof","tables":[
-//!     {"schema":"app","table":"users","rows":1,"digest":"000102030405060708090a0b0c0d0e0f"}]}
+//!     {"schema":"app","table":"users","rows":1,"digest":"000102030405060708090a0b0c0d0e0f"}],
+//!     "asked_at":1764332938000000}
 //! {"position":"3.00c0ffee00c0ffee.4","behind":"3.00c0ffee00c0ffee.3","kind":"stale",
 //!     "why":"the listening connection was closed"}
 //! {"position":"3.00c0ffee00c0ffee.5","behind":"3.00c0ffee00c0ffee.4","kind":"part",
@@ -21,6 +22,9 @@
 //!
 //! `behind` is the entry that the log ended with when this one was appended. `after` is the entry
 //! whose rows a term builds upon: entries that nobody takes may stand between the two.
+//!
+//! A proof may have `asked_at`: when its fence was asked for, in microseconds since 1970 by the
+//! writer's clock.
 //!
 //! Changes that are too long for one message come in parts: the texts one behind the other are the
 //! `ops` of a `rows`. They count once the last part is there. A reader that has not seen the first
@@ -153,6 +157,9 @@ pub struct JsonRow {
 pub struct Proof {
     /// The rows of each table, in the order of their names.
     pub tables: Vec<TableProof>,
+    /// When the fence was asked for, in microseconds since 1970 by the writer's clock; `None` if the
+    /// writer does not say.
+    pub asked_at: Option<u64>,
 }
 
 /// The rows of one table: their number, and the sum of their digests.
@@ -212,6 +219,8 @@ struct WireEntry<'a> {
     text: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tables: Option<Vec<WireProof>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
 }
@@ -282,6 +291,7 @@ impl Entry {
             Body::Proof(proof) => {
                 wire.kind = Kind::Proof;
                 wire.tables = Some(proof.tables.iter().map(TableProof::to_wire).collect());
+                wire.asked_at = proof.asked_at;
             }
             Body::Stale { why } => wire.why = Some(why.clone()),
         }
@@ -320,6 +330,7 @@ impl Entry {
                 let tables = tables.into_iter().map(TableProof::of_wire);
                 Body::Proof(Proof {
                     tables: tables.collect::<Result<_, _>>()?,
+                    asked_at: wire.asked_at,
                 })
             }
             Kind::Stale => Body::Stale {
@@ -350,6 +361,7 @@ impl WireEntry<'_> {
             of: None,
             text: None,
             tables: None,
+            asked_at: None,
             why: None,
         }
     }

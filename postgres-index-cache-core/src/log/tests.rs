@@ -310,7 +310,11 @@ fn a_proof_of_other_rows_makes_a_reader_load_a_snapshot() {
         table: users(),
         rows,
     }];
-    writer.prove(Proof { tables }, now);
+    let proof = Proof {
+        tables,
+        asked_at: None,
+    };
+    writer.prove(proof, now);
     store(&mut writer, &mut log, now);
     for Message { sequence, entry } in &log {
         node.message(read, *sequence, entry, &mut Empty, now);

@@ -18,7 +18,7 @@ use super::error::LogError;
 use super::image::{Caches, CellCaches, LoggedTable, TablesImage};
 use super::stream::{NatsLog, StoredMessage};
 use crate::log::{
-    Base, Body, Node, NodeCounters, NodeInput, NodeLimits, NodeOutput, Position, Sequence,
+    Base, Body, Node, NodeCounters, NodeInput, NodeLimits, NodeOutput, Position, Proof, Sequence,
     TableName,
 };
 use crate::postgres::apply::writer::CacheWriter;
@@ -27,7 +27,7 @@ use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 use std::collections::VecDeque;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tasks::{LoadEvent, StoredEvent, load, read_stored};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -290,8 +290,10 @@ impl Follow {
         self.image.broken()
     }
 
-    /// Returns a moment as of which no change is missing, if there is one: when the proof in front
-    /// of the last one came. The last one's fence was sent after that.
+    /// Returns a moment as of which no change is missing, if there is one: when the last proof's
+    /// fence was asked for, by the relay's clock, or when the proof in front of the last one came,
+    /// whichever is earlier. The relay's clock may be fast. The moment at which a proof comes may be
+    /// late, if NATS has held it up.
     pub(crate) fn proven_at(&self) -> Option<Instant> {
         self.proven_at
     }
@@ -551,8 +553,9 @@ impl Follow {
                     }
                     Body::Stale { why } => self.why = format!("the relay says: {why}"),
                     // Those that are stored were proven long ago.
-                    Body::Proof(_) if matches!(self.reading, Reading::Live { .. }) => {
-                        self.proven_at = self.last_proof_at.replace(now).or(Some(now));
+                    Body::Proof(proof) if matches!(self.reading, Reading::Live { .. }) => {
+                        let before = self.last_proof_at.replace(now).unwrap_or(now);
+                        self.proven_at = Some(before.min(asked_at(proof, now)));
                     }
                     Body::Proof(_) | Body::Rows(_) | Body::Part(_) => {}
                 }
@@ -692,6 +695,15 @@ const LIMITS: NodeLimits = NodeLimits {
     ask_timeout: ASK_TIMEOUT,
 };
 
+/// Returns when the fence of a proof that comes `now` was asked for, by the relay's clock; `now` if
+/// that is not known, or later than now.
+fn asked_at(proof: &Proof, now: Instant) -> Instant {
+    let asked = proof.asked_at.map(Duration::from_micros);
+    let asked = asked.and_then(|since_1970| UNIX_EPOCH.checked_add(since_1970));
+    let ago = asked.and_then(|asked| SystemTime::now().duration_since(asked).ok());
+    now.checked_sub(ago.unwrap_or_default()).unwrap_or(now)
+}
+
 /// Returns a random number from 0 to 1.
 pub(super) fn random_share() -> f64 {
     f64::from(random() as u32) / f64::from(u32::MAX)
@@ -700,4 +712,38 @@ pub(super) fn random_share() -> f64 {
 /// Returns random bits.
 pub(crate) fn random() -> u64 {
     Uuid::new_v4().as_u64_pair().1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_counts_from_when_its_fence_was_asked_for() {
+        let now = Instant::now();
+        let micros = |at: SystemTime| {
+            let since_1970 = at.duration_since(UNIX_EPOCH).expect("after 1970");
+            since_1970.as_micros() as u64
+        };
+        let asked = |at: Option<u64>| {
+            let proof = Proof {
+                asked_at: at,
+                ..Proof::default()
+            };
+            now - asked_at(&proof, now)
+        };
+        let second = Duration::from_secs(1);
+        let held_up = asked(Some(micros(SystemTime::now() - 5 * second)));
+        assert!(
+            held_up >= 5 * second && held_up < 60 * second,
+            "{held_up:?}"
+        );
+        // A clock that is fast, a relay that does not say, and what is no time.
+        assert_eq!(
+            asked(Some(micros(SystemTime::now() + 60 * second))),
+            Duration::ZERO
+        );
+        assert_eq!(asked(None), Duration::ZERO);
+        assert_eq!(asked(Some(u64::MAX)), Duration::ZERO);
+    }
 }

@@ -361,6 +361,7 @@ mod tests {
         });
         Proof {
             tables: tables.collect(),
+            asked_at: None,
         }
     }
 

@@ -34,7 +34,7 @@ use futures_util::StreamExt as _;
 use questions::Questions;
 use recovery::Look;
 use snapshots::{Due, Snapshotting};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -80,6 +80,15 @@ struct Waits {
     snapshot_at: Option<Instant>,
 }
 
+/// A fence that the relay waits for.
+struct AskedFence {
+    fence: FenceId,
+    /// When it was asked for.
+    at: SystemTime,
+    /// The inboxes of the questions that it answers.
+    inboxes: Vec<Subject>,
+}
+
 /// A term of a relay.
 pub(super) struct Lead<T: SupervisedTable> {
     log: NatsLog,
@@ -97,8 +106,8 @@ pub(super) struct Lead<T: SupervisedTable> {
     has_forgotten: bool,
     asking: Subscriber,
     questions: Questions,
-    /// The fence that is waited for, and the inboxes of the questions that it answers.
-    fence: Option<(FenceId, Vec<Subject>)>,
+    /// The fence that is waited for.
+    fence: Option<AskedFence>,
     beat_at: Instant,
     tables: Tables,
     snapshot: Option<Snapshotting>,
@@ -417,17 +426,17 @@ impl<T: SupervisedTable> Lead<T> {
 
     /// Publishes a proof if the fence is reached, and answers the questions that came before it.
     fn prove(&mut self, now: Instant) {
-        let Some((fence, _)) = &self.fence else {
+        let Some(fence) = self.fence.as_ref().map(|asked| asked.fence) else {
             return;
         };
         let tables = 0..self.supervisor.targets().len();
         let is_reached = tables
             .map(TableId)
-            .all(|table| self.supervisor.has_reached_for(table, *fence));
+            .all(|table| self.supervisor.has_reached_for(table, fence));
         if !is_reached || !self.tables.is_live {
             return;
         }
-        let Some((_, inboxes)) = self.fence.take() else {
+        let Some(AskedFence { at, inboxes, .. }) = self.fence.take() else {
             return;
         };
         self.beat_at = now + HEARTBEAT;
@@ -437,8 +446,14 @@ impl<T: SupervisedTable> Lead<T> {
             table,
             rows: self.supervisor.driver_mut().sum(TableId(at)),
         });
-        let tables = tables.collect();
-        let position = self.writer.prove(Proof { tables }, now);
+        let proof = Proof {
+            tables: tables.collect(),
+            asked_at: at
+                .duration_since(UNIX_EPOCH)
+                .ok()
+                .map(|at| at.as_micros() as u64),
+        };
+        let position = self.writer.prove(proof, now);
         self.due.entries += u64::from(position.is_some());
         self.answer(inboxes, position);
     }
@@ -449,8 +464,12 @@ impl<T: SupervisedTable> Lead<T> {
         if self.fence.is_some() || !is_due {
             return;
         }
+        let at = SystemTime::now();
         match self.supervisor.driver_mut().ask_for_fence() {
-            Ok(fence) => self.fence = Some((fence, std::mem::take(&mut self.questions.asked))),
+            Ok(fence) => {
+                let inboxes = std::mem::take(&mut self.questions.asked);
+                self.fence = Some(AskedFence { fence, at, inboxes });
+            }
             Err(error) => self.ended = Some(Ended::Failed(chain(&error))),
         }
     }

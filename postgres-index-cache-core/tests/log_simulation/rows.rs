@@ -61,6 +61,7 @@ impl Rows {
                 table: table(),
                 rows: self.sum(),
             }],
+            asked_at: None,
         }
     }
 
