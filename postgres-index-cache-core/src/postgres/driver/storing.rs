@@ -154,7 +154,6 @@ impl Driver {
                 });
             }
         }
-        debug_assert!(batches.is_empty(), "two lanes read one table");
         if let Some((first, others)) = storing.split_first_mut() {
             thread::scope(|scope| {
                 for other in others {
@@ -168,12 +167,19 @@ impl Driver {
                 first.run();
             });
         }
-        storing
-            .into_iter()
-            .map(|mut storing| {
-                storing.run();
-                storing.stored
-            })
-            .collect()
+        let stored = storing.into_iter().map(|mut storing| {
+            storing.run();
+            storing.stored
+        });
+        // Rows that are left over must not be missed in silence: the table would be live without
+        // them.
+        let left_over = batches.into_iter().map(|(asked, _)| Stored {
+            asked,
+            loaded: Err(ReadError::Thread(
+                "two sessions read it at once".to_string(),
+            )),
+            flushed: None,
+        });
+        stored.chain(left_over).collect()
     }
 }
