@@ -276,7 +276,7 @@ impl ReadQueue {
     }
 
     /// Takes a side read from those that are underway. Returns whether it was.
-    fn end_side_read(&mut self, table: TableId, generation: u64) -> bool {
+    pub(super) fn end_side_read(&mut self, table: TableId, generation: u64) -> bool {
         let before = self.side_reads.len();
         self.side_reads
             .retain(|read| *read != SideRead { table, generation });
@@ -287,11 +287,6 @@ impl ReadQueue {
     /// the read was underway.
     pub(super) fn lose_side_read(&mut self, table: TableId, generation: u64) -> bool {
         self.is_side_lost = true;
-        self.end_side_read(table, generation)
-    }
-
-    /// Gives up a side read that has not begun. Returns whether it was asked for.
-    pub(super) fn give_up_side_read(&mut self, table: TableId, generation: u64) -> bool {
         self.end_side_read(table, generation)
     }
 

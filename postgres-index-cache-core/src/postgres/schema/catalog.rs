@@ -197,6 +197,29 @@ pub struct CatalogColumn {
     pub made_of: Vec<u32>,
 }
 
+#[cfg(test)]
+impl CatalogColumn {
+    /// Returns a column of a test, whose values have no fixed length.
+    pub(in crate::postgres) fn of_test(name: &str, kind: CellType) -> Self {
+        Self {
+            name: name.to_string(),
+            type_name: String::new(),
+            kind,
+            not_null: false,
+            is_virtual: false,
+            is_generated: false,
+            is_varlena: true,
+            follows_anything: false,
+            plain_type_name: String::new(),
+            has_inner_domain: false,
+            is_enum: false,
+            is_array: false,
+            is_nondeterministic: false,
+            made_of: Vec::new(),
+        }
+    }
+}
+
 impl CatalogColumn {
     /// Returns whether the values are written as names of other objects, as those of `regclass`
     /// are. A rename of such an object changes the text, and nothing announces it.

@@ -201,7 +201,7 @@ impl Engine {
 
     /// Makes Q, which has nothing to do, read a table whose side read has not begun.
     pub(super) fn side_read_late(&mut self, table: TableId, generation: u64) {
-        if self.reads.give_up_side_read(table, generation) {
+        if self.reads.end_side_read(table, generation) {
             self.tables[table.0].read_again("the session that was to read it is not open yet");
         }
     }

@@ -332,20 +332,9 @@ mod tests {
 
     fn column(name: &str, kind: CellType, is_virtual: bool) -> CatalogColumn {
         CatalogColumn {
-            name: name.into(),
-            type_name: String::new(),
-            kind,
-            not_null: false,
             is_virtual,
             is_generated: is_virtual,
-            is_varlena: kind == CellType::Json,
-            follows_anything: false,
-            plain_type_name: String::new(),
-            has_inner_domain: false,
-            is_enum: false,
-            is_array: false,
-            is_nondeterministic: false,
-            made_of: Vec::new(),
+            ..CatalogColumn::of_test(name, kind)
         }
     }
 

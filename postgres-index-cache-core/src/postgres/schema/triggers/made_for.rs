@@ -203,20 +203,8 @@ mod tests {
     /// Returns the names of the settings that a column whose type is made of these types needs.
     fn pinned_for(made_of: &[u32]) -> Vec<&'static str> {
         let column = CatalogColumn {
-            name: "c".into(),
-            type_name: String::new(),
-            kind: CellType::Other,
-            not_null: false,
-            is_virtual: false,
-            is_generated: false,
-            is_varlena: true,
-            follows_anything: false,
-            plain_type_name: String::new(),
-            has_inner_domain: false,
-            is_enum: false,
-            is_array: false,
-            is_nondeterministic: false,
             made_of: made_of.to_vec(),
+            ..CatalogColumn::of_test("c", CellType::Other)
         };
         settings(&[column])
             .into_iter()
