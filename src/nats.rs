@@ -149,7 +149,7 @@ impl LogAddress {
         let name = name.map(str::parse::<LogName>).transpose()?;
         let name = match (name, of_url) {
             (Some(name), Some(of_url)) if name != of_url => {
-                return Err(refused("the address names another log than --name does"));
+                return Err(refused("the address of the NATS servers names another log"));
             }
             (Some(name), _) | (None, Some(name)) => name,
             (None, None) => return Err(refused("the log has no name")),
