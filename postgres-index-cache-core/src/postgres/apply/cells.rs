@@ -5,7 +5,6 @@ use super::sink::{CacheSink, Decoded, RowChange, RowDecoder, RowEvent, WriteMode
 use super::sink_writer::ROWS_TOGETHER;
 use crate::digest::{Digest, RowDigester, digest_of_key};
 use crate::postgres::error::ReadError;
-use crate::postgres::quote::quote_identifier;
 use crate::table_cache::{
     JsonNulls, KeyBuf, Row, RowBuf, RowError, SeenRows, StoreError, TableCache, TableShape,
     Touched, Upserted,
@@ -40,28 +39,11 @@ impl CellDecoder {
     }
 }
 
-/// Returns the query that reads the columns of `shape`; see [`RowDecoder::query`].
-pub(super) fn query_of_columns(shape: &TableShape, relation: &str, only: &str) -> String {
-    let columns: Vec<String> = shape
-        .columns()
-        .iter()
-        .map(|column| {
-            let name = quote_identifier(&column.name);
-            column.kind.select_expression(&name)
-        })
-        .collect();
-    format!("SELECT {} FROM {relation}{only}", columns.join(", "))
-}
-
 impl RowDecoder for CellDecoder {
     type Row = RowBuf;
 
     fn shape(&self) -> &Arc<TableShape> {
         &self.shape
-    }
-
-    fn query(&self, relation: &str, only: &str) -> String {
-        query_of_columns(&self.shape, relation, only)
     }
 
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<RowBuf>, ReadError> {

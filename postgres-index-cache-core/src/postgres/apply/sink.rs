@@ -261,14 +261,10 @@ pub(crate) trait RowDecoder: Send {
         None
     }
 
-    /// Returns the query that reads rows of `relation`, a quoted name. `only` is a WHERE clause
-    /// with a space in front, or empty. The query selects the shape's columns, in order.
-    fn query(&self, relation: &str, only: &str) -> String;
-
     /// Decodes a tuple of binary COPY.
     ///
     /// # Errors
-    /// If the tuple is not one of the query's.
+    /// If the tuple does not have the shape's columns, in order.
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<Self::Row>, ReadError>;
 
     /// Decodes the `data` of a payload, whose row must have this key.

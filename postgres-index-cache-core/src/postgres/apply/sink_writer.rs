@@ -360,10 +360,6 @@ impl<C: CacheSink> SinkWriter<C> {
 }
 
 impl<C: CacheSink> CacheWriter for SinkWriter<C> {
-    fn query(&self, relation: &str, only: &str) -> String {
-        self.decoder.query(relation, only)
-    }
-
     fn expect(&mut self, incoming: Incoming) {
         self.comparing = matches!(incoming, Incoming::Comparison).then(Comparing::default);
         self.incoming = incoming;

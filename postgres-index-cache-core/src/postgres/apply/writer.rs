@@ -111,9 +111,6 @@ pub(crate) trait AheadDecoder: Send {
 
 /// The writer of a cache that stands behind a lock.
 pub(crate) trait CacheWriter: Send {
-    /// Returns the query that reads rows of `relation`; see [`RowDecoder::query`].
-    fn query(&self, relation: &str, only: &str) -> String;
-
     /// Tells the writer the purpose of the rows that come next.
     fn expect(&mut self, incoming: Incoming);
 

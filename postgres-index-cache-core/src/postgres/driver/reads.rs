@@ -14,7 +14,7 @@ use crate::postgres::connection::sessions::AuxClient;
 use crate::postgres::error::{DriverError, ReadError, Verdict};
 use crate::postgres::error_chain::chain;
 use crate::postgres::read::request::{ReadKind, ReadRequest};
-use crate::postgres::read::statement::copy_statement;
+use crate::postgres::read::statement::CopyStatement;
 use crate::postgres::read::task::Read;
 use crate::postgres::schema::fingerprint::{Difference, Fingerprint, compare};
 use crate::postgres::sqlstate::Policy;
@@ -57,14 +57,7 @@ impl Driver {
         let longest = self.longest_row();
         let own = &self.tables[table.0];
         let distrust = own.config.distrust;
-        let copy = copy_statement(
-            &own.config,
-            distrust,
-            keys.as_deref(),
-            longest,
-            |relation, only| own.writer.query(relation, only),
-        );
-        let copy = match copy {
+        let copy = match CopyStatement::new(&own.config, distrust, keys.as_deref(), longest) {
             Ok(copy) => copy,
             Err(error) => return self.read_failed(asked, error),
         };

@@ -14,40 +14,82 @@ use std::borrow::Cow;
 /// other part of the statements asks for a substring.
 pub(in crate::postgres) const TOO_LONG: &str = "22011";
 
-/// Returns the statement that copies every row of a table, or the rows with `keys`, which are JSON.
-/// The statement fails with [`TOO_LONG`] if a row has more than `longest` bytes.
-///
-/// `query` makes a query of a relation and a WHERE clause. Under [`Distrust::OfQueries`] all rows
-/// are copied without a query.
-///
-/// # Errors
-/// If a key is no JSON.
-pub(in crate::postgres) fn copy_statement(
-    config: &TableConfig,
-    distrust: Distrust,
-    keys: Option<&[String]>,
-    longest: usize,
-    query: impl FnOnce(&str, &str) -> String,
-) -> Result<String, DriverError> {
-    // Such a statement has no place for a condition on the rows' length. The client finds rows that
-    // are too long, once they are there.
-    if keys.is_none() && distrust == Distrust::OfQueries {
-        return Ok(copy_of_table(config));
+/// The statement that copies the rows which a read wants.
+#[derive(Debug, Clone)]
+pub(in crate::postgres) enum CopyStatement {
+    /// A statement that copies the table itself. PostgreSQL plans nothing for it.
+    Table(String),
+    /// A query whose rows are copied.
+    Query {
+        select: String,
+        /// The conditions that a row must fulfil, in SQL.
+        conditions: Vec<String>,
+    },
+}
+
+impl CopyStatement {
+    /// Makes the statement that copies every row of a table, or the rows with `keys`, which are
+    /// JSON. The statement fails with [`TOO_LONG`] if a row has more than `longest` bytes.
+    ///
+    /// Under [`Distrust::OfQueries`] all rows are copied without a query.
+    ///
+    /// # Errors
+    /// If a key is no JSON.
+    pub(in crate::postgres) fn new(
+        config: &TableConfig,
+        distrust: Distrust,
+        keys: Option<&[String]>,
+        longest: usize,
+    ) -> Result<Self, DriverError> {
+        // Such a statement has no place for a condition on the rows' length. The client finds rows
+        // that are too long, once they are there.
+        if keys.is_none() && distrust == Distrust::OfQueries {
+            return Ok(Self::Table(copy_of_table(config)));
+        }
+        let mut conditions = Vec::new();
+        // Where the owner is distrusted, the reader has checked the condition before this runs.
+        conditions.extend(config.condition.as_ref().map(|sql| format!("({sql})")));
+        if let Some(keys) = keys {
+            conditions.push(key_condition(config, keys)?);
+        }
+        conditions.extend(no_longer_than(config, longest));
+        Ok(Self::Query {
+            select: select(config),
+            conditions,
+        })
     }
-    let mut conditions = Vec::new();
-    // Where the owner is distrusted, the reader has checked the condition before this runs.
-    conditions.extend(config.condition.as_ref().map(|sql| format!("({sql})")));
-    if let Some(keys) = keys {
-        conditions.push(key_condition(config, keys)?);
+
+    /// Returns the statement in SQL.
+    pub(in crate::postgres) fn sql(&self) -> String {
+        match self {
+            Self::Table(sql) => sql.clone(),
+            Self::Query { select, conditions } => copy_of_query(select, conditions),
+        }
     }
-    conditions.extend(no_longer_than(config, longest));
+}
+
+/// Returns the statement that copies the rows of a query which fulfil `conditions`.
+fn copy_of_query(select: &str, conditions: &[String]) -> String {
     let only = if conditions.is_empty() {
         String::new()
     } else {
         format!(" WHERE {}", conditions.join(" AND "))
     };
-    let query = query(&config.relation(), &only);
-    Ok(format!("COPY ({query}) TO STDOUT (FORMAT binary)"))
+    format!("COPY ({select}{only}) TO STDOUT (FORMAT binary)")
+}
+
+/// Returns the query of all rows, which selects the columns that the cache keeps, in order.
+fn select(config: &TableConfig) -> String {
+    let columns: Vec<String> = config
+        .shape
+        .columns()
+        .iter()
+        .map(|column| {
+            let name = quote_identifier(&column.name);
+            column.kind.select_expression(&name)
+        })
+        .collect();
+    format!("SELECT {} FROM {}", columns.join(", "), config.relation())
 }
 
 /// Returns the statement that copies the table itself.

@@ -10,7 +10,7 @@ use crate::postgres::error::{DriverError, ReadError};
 use crate::postgres::options::DriverOptions;
 use crate::postgres::read::copy::CopyDecoder;
 use crate::postgres::read::request::{ReadFailed, ReadKind, ReadMessage, ReadRequest};
-use crate::postgres::read::statement::copy_statement;
+use crate::postgres::read::statement::CopyStatement;
 use crate::postgres::read::task::Read;
 use crate::postgres::schema::eligibility::TableConfig;
 use crate::sync::{AuxConnection, Snapshot, TableId};
@@ -112,10 +112,7 @@ impl SnapshotReader {
         config: &'a TableConfig,
         keys: Option<&[String]>,
     ) -> Result<TableRead<'a>, DriverError> {
-        let decoder = CellDecoder::new(Arc::clone(&config.shape));
-        let copy = copy_statement(config, config.distrust, keys, LONGEST, |relation, only| {
-            decoder.query(relation, only)
-        })?;
+        let copy = CopyStatement::new(config, config.distrust, keys, LONGEST)?;
         let (rows_tx, mut rows) = mpsc::channel(MESSAGES);
         let (failures_tx, mut failures) = mpsc::channel(1);
         let read = Read {

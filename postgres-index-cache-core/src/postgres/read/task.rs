@@ -14,7 +14,7 @@ use crate::postgres::connection::traced::Traced;
 use crate::postgres::error::{DriverError, ReadError};
 use crate::postgres::quote::quote_identifier;
 use crate::postgres::read::request::{ReadFailed, ReadKind, ReadMessage, ReadRequest};
-use crate::postgres::read::statement::TOO_LONG;
+use crate::postgres::read::statement::{CopyStatement, TOO_LONG};
 use crate::postgres::schema::catalog::foreign_code;
 use crate::postgres::schema::eligibility::{Distrust, TableConfig};
 use crate::postgres::schema::fingerprint::{Fingerprint, look};
@@ -50,8 +50,8 @@ pub(in crate::postgres) struct Read {
     pub(in crate::postgres) asked: ReadRequest,
     /// The table.
     pub(in crate::postgres) config: TableConfig,
-    /// The COPY statement.
-    pub(in crate::postgres) copy: String,
+    /// The statement that copies the rows.
+    pub(in crate::postgres) copy: CopyStatement,
     /// The read before this one on the same session.
     pub(in crate::postgres) previous: Option<JoinHandle<bool>>,
     /// Whether a comparison has left a transaction open that this read must end.
@@ -372,7 +372,7 @@ impl Read {
                 .inspect_err(|error| tracing::info!(%error, "no thread to decode rows"))
                 .ok()
         });
-        let stream = self.client.copy_out(&self.copy).await;
+        let stream = self.client.copy_out(&self.copy.sql()).await;
         let stream = stream.map_err(|source| self.failed_to_copy(source))?;
         let mut stream = std::pin::pin!(stream.fuse());
         let most_pieces = if decoding.is_some() {

@@ -4,7 +4,6 @@ use super::key_codec::KeyCodec;
 use super::{Model, OnMisfit};
 use crate::digest::{Digest, RowDigester};
 use crate::model::{CacheModel, guarded};
-use crate::postgres::apply::cells::query_of_columns;
 use crate::postgres::apply::sink::{Decoded, MisfitRow, RowDecoder};
 use crate::postgres::error::ReadError;
 use crate::table_cache::{JsonNulls, KeyBuf, RowBuf, RowDeserializer, RowError, TableShape};
@@ -126,10 +125,6 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
 
     fn ahead(&self) -> Option<Self> {
         Some(Self::new(Arc::clone(&self.shape), self.on_misfit))
-    }
-
-    fn query(&self, relation: &str, only: &str) -> String {
-        query_of_columns(&self.shape, relation, only)
     }
 
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<ModelRow<T>>, ReadError> {
