@@ -8,6 +8,7 @@
 pub mod queue;
 
 use crate::connect::Server;
+use crate::tables::bounds::Bounds;
 use crate::tables::{COMMITS_BLOCKED, explain_failure, options};
 use jiff::{SignedDuration, Timestamp};
 use postgres_index_cache_core::tooling::postgres::{Driver, DriverEvent};
@@ -38,7 +39,12 @@ pub async fn open(
             message: Message::Live(notification),
         }));
     });
-    let opened = Driver::tapping(server.clone(), options(channels.to_vec(), usize::MAX), tap).await;
+    let opened = Driver::tapping(
+        server.clone(),
+        options(channels.to_vec(), Bounds::of_memory(usize::MAX)),
+        tap,
+    )
+    .await;
     let mut driver = opened.map_err(explain_failure)?;
     driver.until_live(|_| {}).await.map_err(explain_failure)?;
     Ok(driver)

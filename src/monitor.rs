@@ -21,6 +21,7 @@ pub mod status;
 use crate::connect::Server;
 use crate::failure::Report;
 use crate::settings::Settings;
+use crate::tables::bounds::Bounds;
 use metrics::Metrics;
 use parking_lot::Mutex;
 use status::Status;
@@ -37,8 +38,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(15);
 pub struct Plan {
     /// The names of the tables that are followed.
     pub tables: Vec<String>,
-    /// The most memory for their caches.
-    pub max_memory: usize,
+    /// What the tables' caches, and loading them, may take.
+    pub bounds: Bounds,
     /// The time from one notification to ourselves to the next.
     pub canary_every: Duration,
     /// The time from one look at queue, listeners and nodes to the next.

@@ -8,6 +8,7 @@
 //!                                                     └──→ supervised::open  followed for long
 //! ```
 
+pub mod bounds;
 pub mod catalog;
 pub mod conditions;
 pub mod estimate;
@@ -21,6 +22,7 @@ pub mod touch;
 pub mod written_by;
 
 use crate::failure::{ConnectFailure, HintExt as _, with_hint};
+use crate::tables::bounds::Bounds;
 use crate::tables::catalog::{Catalog, CatalogTable};
 use crate::triggers::DEFAULT_CACHE_CHANNEL;
 use crate::triggers::observe::Observed;
@@ -206,11 +208,11 @@ pub fn channel(
 }
 
 /// Returns the options of a driver that listens on `channels`.
-pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
+pub fn options(channels: Vec<String>, bounds: Bounds) -> DriverOptions {
     DriverOptions {
         channels,
         holds_altered: false,
-        ..DriverOptions::new(max_memory)
+        ..bounds.driver_options()
     }
 }
 

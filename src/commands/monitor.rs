@@ -7,8 +7,8 @@ use crate::failure::HintExt as _;
 use crate::monitor::{self, Plan, Shared, http};
 use crate::render::json::EventLine;
 use crate::render::{Format, print};
-use crate::tables::estimate;
-use crate::units::{parse_bytes, parse_duration, parse_interval};
+use crate::tables::bounds::BoundArgs;
+use crate::units::{parse_duration, parse_interval};
 use anyhow::Context as _;
 use jiff::Timestamp;
 use std::net::SocketAddr;
@@ -51,9 +51,8 @@ pub struct Args {
     /// Compare no more rows than this in a second, on average: large tables are compared less often
     #[arg(long, value_name = "N")]
     pub max_rows_per_second: Option<NonZeroU64>,
-    /// The most memory for the caches, as 512MB or 2GB [default: a quarter of the machine's memory]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub max_memory: Option<usize>,
+    #[command(flatten)]
+    pub bounds: BoundArgs,
 }
 
 const AFTER_LONG_HELP: &str = "\
@@ -84,7 +83,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let address = listener.local_addr().context("ask for the address")?;
     let plan = Plan {
         tables: args.tables,
-        max_memory: args.max_memory.unwrap_or_else(estimate::default_limit),
+        bounds: args.bounds.bounds(),
         canary_every: args.canary_every,
         look_every: args.look_every,
         doctor_every: args.doctor_every,

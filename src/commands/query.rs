@@ -12,13 +12,13 @@ use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::rows::rows;
 use crate::render::{Format, count, note, print};
+use crate::tables::bounds::{BoundArgs, Bounds};
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::conditions::{self, Conditions, Written};
 use crate::tables::supervised::{self, MakeTarget};
 use crate::tables::target::{Opened, Target, open};
 use crate::tables::{self, estimate, key};
 use crate::triggers::observe::{Observed, observe};
-use crate::units::parse_bytes;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::Driver;
@@ -51,9 +51,8 @@ pub struct Args {
     /// that were added, changed and removed
     #[arg(long, conflicts_with_all = ["count", "limit"])]
     pub watch: bool,
-    /// The most memory for the cache, as 512MB or 2GB [default: a quarter of the machine's memory]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub max_memory: Option<usize>,
+    #[command(flatten)]
+    pub bounds: BoundArgs,
     /// Show these columns alone
     #[arg(short, long, value_name = "A,B", value_delimiter = ',', add = completion::columns())]
     pub columns: Vec<String>,
@@ -67,7 +66,7 @@ pub struct Args {
     #[arg(long)]
     pub explain: bool,
     /// Answer from a log that pgic relay writes, as a node does: nats://host:4222/shop
-    #[arg(long, value_name = "URL", conflicts_with_all = ["watch", "explain", "max_memory"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["watch", "explain", "max_memory", "jobs"])]
     pub from: Option<String>,
 }
 
@@ -116,9 +115,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     words.extend(args.more_conditions.iter().cloned());
     let asked = Asked::parse(&words)?;
     let server = context.server("query")?;
-    let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
+    let bounds = args.bounds.bounds();
     if args.watch {
-        return Box::pin(keep_watching(context, server, max_memory, args, asked)).await;
+        return Box::pin(keep_watching(context, server, bounds, args, asked)).await;
     }
     let mut started = Instant::now();
     let Opened {
@@ -127,7 +126,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         read_at,
     } = open(
         &server,
-        max_memory,
+        bounds,
         context.quiet,
         |options| {
             // A person who asks once wants to be told that a connection was lost, not to wait.
@@ -204,7 +203,7 @@ pub(super) fn sort_by_key(rows: &mut [Row<'_>], shape: &TableShape) {
 async fn keep_watching(
     context: &Context,
     server: Server,
-    max_memory: usize,
+    bounds: Bounds,
     args: Args,
     asked: Asked,
 ) -> anyhow::Result<ExitCode> {
@@ -221,7 +220,7 @@ async fn keep_watching(
         catalog,
         targets,
         asking,
-        max_memory,
+        bounds,
         context.quiet,
         |text| context.notice(text),
     )

@@ -7,8 +7,9 @@ use crate::nats::LogAddress;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::{Format, count, print};
+use crate::tables::bounds::{BoundArgs, Bounds};
 use crate::tables::catalog;
-use crate::tables::estimate::{default_limit, human};
+use crate::tables::estimate::human;
 use crate::tables::explain_failure;
 use crate::tables::target::{Target, prepare};
 use crate::units::parse_bytes;
@@ -16,7 +17,7 @@ use jiff::Timestamp;
 use postgres_index_cache_core::tooling::nats::{
     LogStorage, Relay, RelayError, RelayEvent, RelayOptions,
 };
-use postgres_index_cache_core::tooling::postgres::{DriverOptions, describe_named};
+use postgres_index_cache_core::tooling::postgres::describe_named;
 use tokio::sync::mpsc;
 
 /// Publish the changes of tables as a log on NATS, for any number of nodes
@@ -51,9 +52,8 @@ pub struct Args {
     /// The most bytes of changes that NATS keeps, as 512MB or 2GB
     #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_bytes)]
     pub max_log: usize,
-    /// The most memory for the caches [default: a quarter of the machine's memory]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub max_memory: Option<usize>,
+    #[command(flatten)]
+    pub bounds: BoundArgs,
 }
 
 /// Where NATS keeps a log.
@@ -92,10 +92,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         Some(url) => LogAddress::new(url, name, &context.environment)?,
         None => LogAddress::named(name, &context.environment)?,
     };
-    let max_memory = args.max_memory.unwrap_or_else(default_limit);
+    let bounds = args.bounds.bounds();
     let server = context.server("relay")?;
     let names = tokio::select! {
-        names = check(context, &server, &args.tables, max_memory) => names?,
+        names = check(context, &server, &args.tables, bounds) => names?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
     context.print_place(&server)?;
@@ -114,7 +114,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
                 replicas: usize::from(args.replicas),
                 max_bytes: i64::try_from(args.max_log).unwrap_or(i64::MAX),
             },
-            driver: DriverOptions::new(max_memory),
+            driver: bounds.driver_options(),
         },
         events: events_tx,
     };
@@ -138,7 +138,7 @@ async fn check(
     context: &Context,
     server: &crate::connect::Server,
     tables: &[String],
-    max_memory: usize,
+    bounds: Bounds,
 ) -> anyhow::Result<Vec<String>> {
     let mut client = server.client().await?;
     let mut catalog = catalog::reading(&mut client).await?;
@@ -148,7 +148,7 @@ async fn check(
         let table = catalog::resolve_one(&catalog, name).await?;
         targets.push(Target::announced(table, &mut notices)?);
     }
-    prepare(&mut catalog, &targets, max_memory).await?;
+    prepare(&mut catalog, &targets, bounds).await?;
     context.notices(&notices);
     let names = targets.iter().map(|target| target.table.written_name());
     Ok(names.collect())

@@ -24,7 +24,7 @@ mod session;
 use super::{Context, Signals};
 use crate::exit_code::ExitCode;
 use crate::render::{Format, note};
-use crate::units::parse_bytes;
+use crate::tables::bounds::BoundArgs;
 use anyhow::Context as _;
 use input::{Input, Request};
 use session::Session;
@@ -46,9 +46,8 @@ pub struct Args {
     /// The tables: users, app.users or '"Odd Name"'
     #[arg(value_name = "TABLE", required = true, add = crate::completion::announced_tables())]
     pub tables: Vec<String>,
-    /// The most memory for the caches, as 512MB or 2GB [default: a quarter of the machine's memory]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub max_memory: Option<usize>,
+    #[command(flatten)]
+    pub bounds: BoundArgs,
 }
 
 const AFTER_LONG_HELP: &str = "\

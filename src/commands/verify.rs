@@ -17,12 +17,13 @@ use crate::render::json::EventLine;
 use crate::render::look::{Look, Tone};
 use crate::render::progress::Progress;
 use crate::render::{Format, finding, print};
+use crate::tables::bounds::BoundArgs;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::target::{Opened, Target, open};
 use crate::tables::written_by::writers;
-use crate::tables::{self, estimate, explain_failure};
+use crate::tables::{self, explain_failure};
 use crate::triggers::observe::observe;
-use crate::units::{parse_bytes, parse_duration, parse_interval};
+use crate::units::{parse_duration, parse_interval};
 use anyhow::anyhow;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::KeyBuf;
@@ -75,7 +76,7 @@ pub struct Args {
     /// Every node is asked on pgic_control for digests of its rows, as of one snapshot. Where they
     /// differ from the table's, the rows are found: which node, which row. Writers go on. A node
     /// that reloads or was lost meanwhile is inconclusive. See pgic nodes.
-    #[arg(long, conflicts_with_all = ["follow", "min_changes", "max_memory"])]
+    #[arg(long, conflicts_with_all = ["follow", "min_changes", "max_memory", "jobs"])]
     pub nodes: bool,
     /// With --nodes: compare again and again, after so long
     #[arg(long, value_name = "TIME", value_parser = parse_interval, requires = "nodes")]
@@ -90,14 +91,13 @@ pub struct Args {
     /// The relay of the log compares its cache with the table, and a node's rows are proven to be the
     /// relay's.
     #[arg(long, value_name = "URL")]
-    #[arg(conflicts_with_all = ["follow", "nodes", "min_changes", "max_memory"])]
+    #[arg(conflicts_with_all = ["follow", "nodes", "min_changes", "max_memory", "jobs"])]
     pub from: Option<String>,
     /// Exit with 1 when fewer changes than this were followed: with none, nothing was proven
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub min_changes: u64,
-    /// The most memory for the caches, as 512MB or 2GB [default: a quarter of the machine's memory]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub max_memory: Option<usize>,
+    #[command(flatten)]
+    pub bounds: BoundArgs,
 }
 
 const AFTER_LONG_HELP: &str = "\
@@ -164,14 +164,14 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 
 async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let server = context.server("verify")?;
-    let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
+    let bounds = args.bounds.bounds();
     let Opened {
         targets,
         mut driver,
         ..
     } = open(
         &server,
-        max_memory,
+        bounds,
         context.quiet,
         // A look that finds DDL reloads the table, which mends a cache that missed a change. Here
         // such a cache is to be found.

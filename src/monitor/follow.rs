@@ -84,7 +84,7 @@ async fn follow(
         catalog,
         targets,
         AnnouncedTargets,
-        plan.max_memory,
+        plan.bounds,
         true,
         |text| shared.say(text),
     )

@@ -1,6 +1,7 @@
 //! [`RowNow`]: one row of a table as it is now, found by a key as people write it.
 
 use crate::connect::Server;
+use crate::tables::bounds::Bounds;
 use crate::tables::catalog;
 use crate::tables::conditions;
 use crate::tables::key;
@@ -74,7 +75,7 @@ impl RowNow {
 /// If the session cannot be opened.
 pub async fn reader(server: &Server) -> anyhow::Result<SnapshotReader> {
     // A row that is read alone needs no memory to speak of, and nothing is listened to.
-    let options = options(Vec::new(), 0);
+    let options = options(Vec::new(), Bounds::of_memory(0));
     let reader = SnapshotReader::open(server.clone(), options).await;
     reader.context("open a session for reading")
 }

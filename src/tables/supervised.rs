@@ -5,6 +5,7 @@
 
 use crate::connect::Server;
 use crate::failure::{Report, lost_session};
+use crate::tables::bounds::Bounds;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::target::{Target, in_the_way, loading, prepare};
 use crate::tables::{PlannedCache, check_memory, explain_failure};
@@ -44,7 +45,7 @@ impl MakeTarget for AnnouncedTargets {
 struct Wanted<M> {
     server: Server,
     names: Vec<String>,
-    max_memory: usize,
+    bounds: Bounds,
     make: M,
 }
 
@@ -93,7 +94,7 @@ impl<M: MakeTarget> Wanted<M> {
             .flatten()
             .map(Target::planned_cache)
             .collect();
-        check_memory(&mut catalog, &planned, self.max_memory)
+        check_memory(&mut catalog, &planned, self.bounds.max_memory)
             .await
             .map_err(|error| unfollowed(&error))?;
         Ok(described)
@@ -120,14 +121,14 @@ fn unfollowed(error: &anyhow::Error) -> Unfollowed {
 /// event that delays the loading. A progress bar is shown unless `is_quiet`.
 ///
 /// # Errors
-/// If the caches would take more than `max_memory` bytes, or the supervisor gives up before all
+/// If the caches would take more memory than `bounds` has, or the supervisor gives up before all
 /// tables were live for the first time.
 pub async fn open(
     server: &Server,
     mut catalog: Catalog<'_>,
     targets: Vec<Target>,
     make: impl MakeTarget,
-    max_memory: usize,
+    bounds: Bounds,
     is_quiet: bool,
     say: impl Fn(&str),
 ) -> anyhow::Result<Supervisor<Target>> {
@@ -140,11 +141,11 @@ pub async fn open(
     let describe = Wanted {
         server: server.clone(),
         names,
-        max_memory,
+        bounds,
         make,
     }
     .into_describe();
-    let options = prepare(&mut catalog, &targets, max_memory).await?;
+    let options = prepare(&mut catalog, &targets, bounds).await?;
     // Loading takes long: no transaction stays open meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
     let progress = loading(&targets, is_quiet);

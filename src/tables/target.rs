@@ -3,6 +3,7 @@
 
 use crate::connect::{EarlySessions, Server};
 use crate::render::progress::Progress;
+use crate::tables::bounds::Bounds;
 use crate::tables::catalog::{self, Catalog, CatalogColumn, CatalogTable};
 use crate::tables::conditions::Conditions;
 use crate::tables::{
@@ -158,21 +159,21 @@ fn indexed_for(conditions: &[Condition], shape: &TableShape) -> IndexedColumns {
 /// Returns the options of a driver for these tables.
 ///
 /// # Errors
-/// If the caches would take more than `max_memory` bytes, or the server refuses a query.
+/// If the caches would take more memory than `bounds` has, or the server refuses a query.
 pub async fn prepare(
     catalog: &mut Catalog<'_>,
     targets: &[Target],
-    max_memory: usize,
+    bounds: Bounds,
 ) -> anyhow::Result<DriverOptions> {
     let planned: Vec<PlannedCache<'_>> = targets.iter().map(Target::planned_cache).collect();
-    check_memory(catalog, &planned, max_memory).await?;
+    check_memory(catalog, &planned, bounds.max_memory).await?;
     let mut channels: Vec<String> = targets
         .iter()
         .map(|target| target.channel.clone())
         .collect();
     channels.sort();
     channels.dedup();
-    Ok(options(channels, max_memory))
+    Ok(options(channels, bounds))
 }
 
 /// How often tables are described and loaded, if one is altered in between each time.
@@ -195,10 +196,10 @@ pub struct Opened {
 /// for each event that delays the loading. A progress bar is shown unless `is_quiet`.
 ///
 /// # Errors
-/// If a table cannot be followed, would take more than `max_memory` bytes, or the driver gives up.
+/// If a table cannot be followed, would take more memory than `bounds` has, or the driver gives up.
 pub async fn open(
     server: &Server,
-    max_memory: usize,
+    bounds: Bounds,
     is_quiet: bool,
     adjust: impl Fn(&mut DriverOptions),
     say: impl Fn(&str),
@@ -210,7 +211,7 @@ pub async fn open(
         let sessions = EarlySessions::begin(server);
         let mut catalog = catalog::reading(&mut client).await?;
         let targets = describe(&mut catalog).await?;
-        let mut options = prepare(&mut catalog, &targets, max_memory).await?;
+        let mut options = prepare(&mut catalog, &targets, bounds).await?;
         // Loading takes long: no transaction stays open meanwhile, and no session is kept.
         drop(catalog);
         drop(client);

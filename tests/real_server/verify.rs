@@ -5,6 +5,7 @@ use crate::support::load::{TABLE, transaction};
 use crate::support::{DEADLINE, Database, Ran, ended};
 use pgic::causes::LastHeard;
 use pgic::connect::{ConnectionOptions, Environment, Server};
+use pgic::tables::bounds::Bounds;
 use pgic::tables::catalog;
 use pgic::triggers::observe::observe;
 use pgic::{causes, tables};
@@ -41,7 +42,10 @@ pub async fn follow(database: &Database, name: &str) -> (Server, TableConfig, Dr
         announced_by: Vec::new(),
         ..tables::follow(&table, seen.as_ref(), &shape)
     };
-    let mut options = tables::options(vec!["cache_invalidation".to_string()], 1 << 30);
+    let mut options = tables::options(
+        vec!["cache_invalidation".to_string()],
+        Bounds::of_memory(1 << 30),
+    );
     options.limits.watch_ddl = false;
     (server, follow, options)
 }

@@ -37,6 +37,14 @@ pub struct DriverOptions {
     /// half of this for each if every row is as long as the longest that is read, an eighth of
     /// this.
     pub max_memory: usize,
+    /// The most sessions that read a large table at once, each some of its pages; 1 by default, and
+    /// then no session is opened for that. Several large tables share this number: with two of them
+    /// each is read by half as many.
+    ///
+    /// PostgreSQL reads a table with one core for each session. So two sessions are up to twice as
+    /// fast where the server is what a read waits for: with values that are long, compressed, or
+    /// `jsonb`, and over networks on which one connection is slow.
+    pub jobs: usize,
     /// The longest time that a read waits for the lock of the table, and a fence for commits that
     /// are blocked.
     pub lock_timeout: Duration,
@@ -68,10 +76,20 @@ impl DriverOptions {
                 .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
                 .collect(),
             max_memory,
+            jobs: 1,
             lock_timeout: Duration::from_secs(10),
             holds_altered: true,
             row_events: false,
             answers: None,
         }
+    }
+
+    /// Lets so many sessions read at once, at least one: parts of a large table ([`jobs`]), or
+    /// several large tables ([`Limits::side_reads`]).
+    ///
+    /// [`jobs`]: Self::jobs
+    pub fn read_by(&mut self, sessions: usize) {
+        self.jobs = sessions;
+        self.limits.side_reads = sessions.saturating_sub(1);
     }
 }

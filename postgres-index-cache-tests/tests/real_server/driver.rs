@@ -65,6 +65,7 @@ fn options(channel: &str) -> DriverOptions {
         limits: Limits::default(),
         settings: Vec::new(),
         max_memory: 1 << 30,
+        jobs: 1,
         lock_timeout: Duration::from_secs(10),
         holds_altered: false,
         row_events: false,

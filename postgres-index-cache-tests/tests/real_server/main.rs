@@ -16,6 +16,7 @@ mod health;
 mod listening;
 mod objects;
 mod over_nats;
+mod parts;
 mod reference;
 mod relay;
 mod replica;

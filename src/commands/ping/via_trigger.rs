@@ -4,12 +4,13 @@ use crate::commands::Context;
 use crate::connect::Server;
 use crate::failure::{Report, with_hint};
 use crate::fleet::own_session;
+use crate::tables::bounds::Bounds;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::conditions::Conditions;
 use crate::tables::row::key_json;
 use crate::tables::target::{Opened, Target, open};
 use crate::tables::touch::{TOUCH_BOUNDS, update_of};
-use crate::tables::{check_announced, check_kind, estimate, explain_failure};
+use crate::tables::{check_announced, check_kind, explain_failure};
 use crate::triggers::observe::observe;
 use crate::triggers::plan::PlanKind;
 use crate::triggers::{AskedTable, OptionChanges, apply};
@@ -78,7 +79,7 @@ impl ViaTrigger {
             ..
         } = open(
             server,
-            estimate::default_limit(),
+            Bounds::default(),
             context.quiet,
             |_| {},
             |text| context.notice(text),

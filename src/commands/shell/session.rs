@@ -25,6 +25,7 @@ use crate::render::json::EventLine;
 use crate::render::layout::Layout;
 use crate::render::look::Look;
 use crate::render::rows::{row_events, rows};
+use crate::tables;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::conditions::{self, Conditions, Written};
 use crate::tables::key;
@@ -32,7 +33,6 @@ use crate::tables::nearest::nearest;
 use crate::tables::supervised::{AnnouncedTargets, open};
 use crate::tables::target::Target;
 use crate::tables::written_by::writers;
-use crate::tables::{self, estimate};
 use crate::triggers::observe::observe;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
@@ -90,7 +90,7 @@ impl Session {
     /// If a table is refused, or the server cannot be used.
     pub(super) async fn open(context: &Context, args: &Args) -> anyhow::Result<Self> {
         let server = context.server("shell")?;
-        let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
+        let bounds = args.bounds.bounds();
         let mut client = server.client().await?;
         let catalog = catalog::reading(&mut client).await?;
         let mut targets = Vec::new();
@@ -108,7 +108,7 @@ impl Session {
             catalog,
             targets,
             AnnouncedTargets,
-            max_memory,
+            bounds,
             context.quiet,
             |text| context.notice(text),
         )

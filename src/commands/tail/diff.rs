@@ -5,8 +5,8 @@ use crate::commands::watch::{Limit, Style, Watch};
 use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
 use crate::render::Format;
+use crate::tables::bounds::Bounds;
 use crate::tables::catalog;
-use crate::tables::estimate;
 use crate::tables::supervised::{AnnouncedTargets, open as open_supervised};
 use crate::tables::target::Target;
 use postgres_index_cache_core::tooling::postgres::Supervisor;
@@ -38,7 +38,6 @@ async fn open(
     limit: Limit,
 ) -> anyhow::Result<(Watch, Supervisor<Target>)> {
     let server = context.server("tail")?;
-    let max_memory = estimate::default_limit();
     let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let mut notices = Vec::new();
@@ -49,7 +48,7 @@ async fn open(
         catalog,
         vec![target],
         AnnouncedTargets,
-        max_memory,
+        Bounds::default(),
         context.quiet,
         |text| context.notice(text),
     )

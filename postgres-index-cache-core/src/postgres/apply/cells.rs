@@ -42,8 +42,14 @@ impl CellDecoder {
 impl RowDecoder for CellDecoder {
     type Row = RowBuf;
 
+    const IS_WORTH_A_THREAD: bool = false;
+
     fn shape(&self) -> &Arc<TableShape> {
         &self.shape
+    }
+
+    fn again(&self) -> Self {
+        Self::new(Arc::clone(&self.shape))
     }
 
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<RowBuf>, ReadError> {

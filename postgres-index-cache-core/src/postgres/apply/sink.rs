@@ -245,21 +245,18 @@ pub(crate) trait CacheSink: Send + Sync + 'static {
 }
 
 /// A decoder that makes rows of the bytes which the server sends.
-pub(crate) trait RowDecoder: Send {
+pub(crate) trait RowDecoder: Send + Sized {
     /// The type of the rows that the decoder makes.
     type Row;
+
+    /// Whether to decode a row costs so much more than to hand it over that a thread does it.
+    const IS_WORTH_A_THREAD: bool;
 
     /// Returns the shape of the table's rows.
     fn shape(&self) -> &Arc<TableShape>;
 
-    /// Returns another decoder of the same rows, for a thread beside the one that stores them.
-    /// Returns `None` if decoding costs about as little as handing a row over.
-    fn ahead(&self) -> Option<Self>
-    where
-        Self: Sized,
-    {
-        None
-    }
+    /// Returns another decoder of the same rows.
+    fn again(&self) -> Self;
 
     /// Decodes a tuple of binary COPY.
     ///

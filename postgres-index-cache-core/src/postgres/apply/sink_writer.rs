@@ -16,7 +16,7 @@ use crate::digest::RangeSum;
 #[cfg(feature = "nats")]
 use crate::log::{JsonRow, RowOp};
 use crate::postgres::error::ReadError;
-use crate::postgres::read::copy::CopyDecoder;
+use crate::postgres::read::copy::{CopyDecoder, CopyError};
 use crate::sync::{Change, Operation};
 use crate::table_cache::{KeyBuf, RowError, SeenRows, StoreError, Touched, Upserted};
 use bytes::Bytes;
@@ -100,12 +100,12 @@ pub(crate) struct SinkWriter<C: CacheSink> {
     /// The operations that wait for the lock, in order.
     waiting: VecDeque<Waiting<C::Row>>,
     incoming: Incoming,
-    /// The state of the COPY stream that is being read.
-    copy: CopyDecoder,
-    /// The rows that a decoder on another thread has made of that stream; `None` unless there is
-    /// such a decoder.
+    /// The states of the COPY streams that are being read, by their numbers.
+    copies: Vec<CopyDecoder>,
+    /// The rows that decoders on other threads have made of those streams; `None` unless there are
+    /// such decoders.
     decoded: Option<mpsc::Receiver<DecodedRows<C::Row>>>,
-    /// The number of bytes of that stream that have come.
+    /// The number of bytes of those streams that have come.
     copied: usize,
     /// The pieces of a refetch, undecoded. If the engine does not want the rows any more, decoding
     /// them was for nothing.
@@ -156,7 +156,7 @@ impl<C: CacheSink> SinkWriter<C> {
             decoder,
             waiting: VecDeque::new(),
             incoming: Incoming::default(),
-            copy: CopyDecoder::default(),
+            copies: Vec::new(),
             decoded: None,
             copied: 0,
             refetched: Vec::new(),
@@ -259,17 +259,23 @@ impl<C: CacheSink> SinkWriter<C> {
         true
     }
 
-    /// Takes the end of the stream.
+    /// Takes the ends of so many streams.
     ///
     /// # Errors
-    /// If the stream has no end.
-    fn finish_rows(&mut self) -> Result<(), ReadError> {
+    /// If a stream has no end, or never came.
+    fn finish_rows(&mut self, streams: usize) -> Result<(), ReadError> {
         while self.take_decoded_batch() {}
-        match self.decoded.take() {
-            // The other decoder has seen the end: without that, the read has failed.
-            Some(_) => Ok(()),
-            None => Ok(self.copy.finish()?),
+        if self.decoded.take().is_some() {
+            // The other decoders have seen the ends: without that, the read has failed.
+            return Ok(());
         }
+        if self.copies.len() < streams {
+            return Err(CopyError::Cut.into());
+        }
+        for copy in &self.copies {
+            copy.finish()?;
+        }
+        Ok(())
     }
 
     /// Decodes the rows of a refetch.
@@ -363,7 +369,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
     fn expect(&mut self, incoming: Incoming) {
         self.comparing = matches!(incoming, Incoming::Comparison).then(Comparing::default);
         self.incoming = incoming;
-        self.copy = CopyDecoder::default();
+        self.copies = Vec::new();
         self.decoded = None;
         self.copied = 0;
         self.refetched = Vec::new();
@@ -375,18 +381,21 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         }
     }
 
-    fn load(&mut self, pieces: Vec<Bytes>) -> Result<(), ReadError> {
+    fn load(&mut self, stream: usize, pieces: Vec<Bytes>) -> Result<(), ReadError> {
         self.copied += pieces.iter().map(Bytes::len).sum::<usize>();
         if matches!(self.incoming, Incoming::Refetch(_)) {
             self.refetched.extend(pieces);
             return Ok(());
         }
-        // The thread for the other decoder could not be started.
+        // The threads for the other decoders could not be started.
         self.decoded = None;
         let is_comparison = matches!(self.incoming, Incoming::Comparison);
         // The stream's decoder calls back with each row, which needs all of `self`. So the decoder
         // is moved out for the moment.
-        let mut copy = std::mem::take(&mut self.copy);
+        if self.copies.len() <= stream {
+            self.copies.resize_with(stream + 1, CopyDecoder::default);
+        }
+        let mut copy = std::mem::take(&mut self.copies[stream]);
         let loaded = pieces.iter().try_for_each(|piece| {
             copy.push(piece, |tuple| {
                 if is_comparison {
@@ -396,15 +405,15 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
                 }
             })
         });
-        self.copy = copy;
+        self.copies[stream] = copy;
         loaded
     }
 
     fn decode_ahead(&mut self) -> Option<Box<dyn AheadDecoder>> {
-        if matches!(self.incoming, Incoming::Refetch(_)) {
+        if matches!(self.incoming, Incoming::Refetch(_)) || !C::Decoder::IS_WORTH_A_THREAD {
             return None;
         }
-        let (decoder, rows) = SinkDecoder::new(self.decoder.ahead()?);
+        let (decoder, rows) = SinkDecoder::new(self.decoder.again());
         self.decoded = Some(rows);
         Some(Box::new(decoder))
     }
@@ -422,13 +431,13 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         self.copied
     }
 
-    fn finish(&mut self) -> Result<(), ReadError> {
+    fn finish(&mut self, streams: usize) -> Result<(), ReadError> {
         match self.incoming {
             // Decoding the rows, later, finds the end of the stream or its lack.
             Incoming::Refetch(_) => {}
-            Incoming::Comparison => self.finish_rows()?,
+            Incoming::Comparison => self.finish_rows(streams)?,
             Incoming::Snapshot => {
-                self.finish_rows()?;
+                self.finish_rows(streams)?;
                 self.push(PendingOp::End, None);
                 if let Some(history) = &mut self.history {
                     history.loaded();
@@ -814,14 +823,14 @@ mod tests {
             let mut writer = writer();
             writer.expect(Incoming::Snapshot);
             writer.begin(2);
-            writer.load(vec![copy_of(&[1, 2, 1])]).unwrap();
+            writer.load(0, vec![copy_of(&[1, 2, 1])]).unwrap();
             if is_interrupted {
                 writer.change(&insert(3)).unwrap();
             } else {
                 writer
-                    .load(vec![Bytes::from_static(&[0xff, 0xff])])
+                    .load(0, vec![Bytes::from_static(&[0xff, 0xff])])
                     .unwrap();
-                writer.finish().unwrap();
+                writer.finish(1).unwrap();
             }
             let error = writer.flush(patience).unwrap_err();
             assert!(error.is_of_snapshot, "{error:?}");
@@ -834,16 +843,39 @@ mod tests {
         let mut writer = writer();
         writer.expect(Incoming::Snapshot);
         writer.begin(2);
-        writer.load(vec![copy_of(&[1, 2, 1])]).unwrap();
+        writer.load(0, vec![copy_of(&[1, 2, 1])]).unwrap();
         writer.expect(Incoming::Snapshot);
         writer.begin(2);
-        writer.load(vec![copy_of(&[2, 3])]).unwrap();
+        writer.load(0, vec![copy_of(&[2, 3])]).unwrap();
         writer
-            .load(vec![Bytes::from_static(&[0xff, 0xff])])
+            .load(0, vec![Bytes::from_static(&[0xff, 0xff])])
             .unwrap();
-        writer.finish().unwrap();
+        writer.finish(1).unwrap();
         assert_eq!(writer.flush(patience).unwrap(), Flushed::Done);
         assert_eq!(writer.cache.read().len(), 2);
         writer.cache.read().validate().unwrap();
+    }
+
+    #[test]
+    fn rows_of_several_streams_are_those_of_one_snapshot_if_all_streams_end() {
+        let end = Bytes::from_static(&[0xff, 0xff]);
+        let mut writer = writer();
+        writer.expect(Incoming::Snapshot);
+        writer.begin(4);
+        // A tuple of one stream may be cut where one of the other comes between.
+        let cut = copy_of(&[3, 4]);
+        writer.load(1, vec![cut.slice(..cut.len() - 2)]).unwrap();
+        writer.load(0, vec![copy_of(&[1, 2]), end.clone()]).unwrap();
+        let missing = writer.finish(2).unwrap_err();
+        assert!(matches!(missing, ReadError::Copy(CopyError::Cut)));
+        writer
+            .load(1, vec![cut.slice(cut.len() - 2..), end])
+            .unwrap();
+        let missing = writer.finish(3).unwrap_err();
+        assert!(matches!(missing, ReadError::Copy(CopyError::Cut)));
+        writer.finish(2).unwrap();
+        let flushed = writer.flush(Duration::from_secs(1)).unwrap();
+        assert_eq!(flushed, Flushed::Done);
+        assert_eq!(writer.cache.read().len(), 4);
     }
 }

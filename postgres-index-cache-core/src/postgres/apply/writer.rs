@@ -92,7 +92,7 @@ pub(crate) enum Flushed {
     Locked,
 }
 
-/// A decoder of the rows of one COPY, which works on a thread of its own. It hands the rows to the
+/// A decoder of the rows of one COPY stream, which works on a thread of its own. It hands the rows to the
 /// writer that made it.
 pub(crate) trait AheadDecoder: Send {
     /// Takes pieces of the stream, and hands the rows that are complete to the writer, which takes
@@ -107,6 +107,9 @@ pub(crate) trait AheadDecoder: Send {
     /// # Errors
     /// If the COPY stream has no end.
     fn finish(&self) -> Result<(), ReadError>;
+
+    /// Returns a decoder of another stream of the same read.
+    fn another(&self) -> Box<dyn AheadDecoder>;
 }
 
 /// The writer of a cache that stands behind a lock.
@@ -117,32 +120,33 @@ pub(crate) trait CacheWriter: Send {
     /// Notes that the snapshot of those rows was taken, and that about `expected` rows will come.
     fn begin(&mut self, expected: usize);
 
-    /// Takes pieces of the COPY stream.
+    /// Takes pieces of a COPY stream, which has this number.
     ///
     /// # Errors
     /// If a row does not have the table's shape, or the stream is not one of COPY.
-    fn load(&mut self, pieces: Vec<Bytes>) -> Result<(), ReadError>;
+    fn load(&mut self, stream: usize, pieces: Vec<Bytes>) -> Result<(), ReadError>;
 
     /// Returns a decoder for the rows that come next, which takes the pieces in place of
     /// [`load`](Self::load). Returns `None` if that would save no time, or if the rows may turn out
     /// not to be wanted.
     fn decode_ahead(&mut self) -> Option<Box<dyn AheadDecoder>>;
 
-    /// Takes the next batch of rows that the decoder ahead has made, of `bytes` further bytes of the
+    /// Takes the next batch of rows that a decoder ahead has made, of `bytes` further bytes of a
     /// COPY stream.
     fn take_decoded(&mut self, bytes: usize);
 
-    /// Wants no more of the rows that the decoder ahead makes: it ends at its next batch.
+    /// Wants no more of the rows that decoders ahead make: they end at their next batches.
     fn give_up_decoding(&mut self);
 
-    /// Returns the number of bytes of the COPY stream that have come.
+    /// Returns the number of bytes of COPY streams that have come.
     fn copied(&self) -> usize;
 
-    /// Notes that all rows have come. Those that a decoder ahead has made are taken.
+    /// Notes that all rows have come, by so many COPY streams. Those that decoders ahead have made
+    /// are taken.
     ///
     /// # Errors
-    /// If the COPY stream has no end.
-    fn finish(&mut self) -> Result<(), ReadError>;
+    /// If a COPY stream has no end.
+    fn finish(&mut self, streams: usize) -> Result<(), ReadError>;
 
     /// Makes the refetched rows wait for the lock. Of a key that was asked for and did not come,
     /// the row is removed.

@@ -78,6 +78,11 @@ pub(in crate::postgres) struct OpenSession {
 }
 
 impl OpenSession {
+    /// Returns the id of the server process that serves the session.
+    pub(in crate::postgres) fn process(&self) -> i32 {
+        self.process
+    }
+
     /// Returns the client of the session, whose opening has this number.
     pub(in crate::postgres) fn client(&self, epoch: u64) -> AuxClient {
         AuxClient {

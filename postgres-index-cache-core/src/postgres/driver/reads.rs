@@ -13,9 +13,11 @@ use crate::postgres::apply::writer::Incoming;
 use crate::postgres::connection::sessions::AuxClient;
 use crate::postgres::error::{DriverError, ReadError, Verdict};
 use crate::postgres::error_chain::chain;
+use crate::postgres::read::parts::Parts;
 use crate::postgres::read::request::{ReadKind, ReadRequest};
 use crate::postgres::read::statement::CopyStatement;
 use crate::postgres::read::task::Read;
+use crate::postgres::schema::eligibility::Distrust;
 use crate::postgres::schema::fingerprint::{Difference, Fingerprint, compare};
 use crate::postgres::sqlstate::Policy;
 use crate::sync::{AuxConnection, Input, Snapshot, TableId};
@@ -88,6 +90,8 @@ impl Driver {
             .then(|| own.writer.decode_ahead())
             .flatten();
         tracing::debug!(table = own.config.name(), ?kind, "read");
+        let parts = self.parts_of(table, kind);
+        let own = &self.tables[table.0];
         let read = Read {
             client,
             failures_tx: self.channels.failures_tx.clone(),
@@ -100,6 +104,7 @@ impl Driver {
             rolls_back: was_left_open && !is_within_cut,
             lock_timeout: self.options.lock_timeout,
             longest,
+            parts,
             distrust,
         };
         let relation = own.config.relation();
@@ -110,6 +115,22 @@ impl Driver {
         );
         let task = tokio::spawn(read.run(ahead).instrument(span));
         self.reads.lane(lane).task = Some(task);
+    }
+
+    /// Returns the means to read parts of a table side by side; `None` if one session reads alone.
+    fn parts_of(&mut self, table: TableId, kind: ReadKind) -> Option<Parts> {
+        let is_whole = matches!(kind, ReadKind::All | ReadKind::Compare);
+        // Where the owner is distrusted, a read keeps a lock that no other session can have.
+        let is_trusted = self.tables[table.0].config.distrust == Distrust::None;
+        // Several large tables may be read at once, and share the sessions.
+        let large = self.tables.iter().filter(|own| own.config.is_large());
+        let large = large.count();
+        let most = self.options.jobs / large.max(1);
+        if !is_whole || !is_trusted || most < 2 {
+            return None;
+        }
+        let opener = self.opener();
+        Some(Parts { opener, most })
     }
 
     /// Takes the snapshot of a read, and the table's fingerprint under that snapshot. Rows come
@@ -150,15 +171,15 @@ impl Driver {
         }
     }
 
-    /// Takes the end of a read: all rows have come.
-    pub(super) fn all_read(&mut self, lane: LaneId, asked: ReadRequest) {
+    /// Takes the end of a read: all rows have come, by so many COPY streams.
+    pub(super) fn all_read(&mut self, lane: LaneId, asked: ReadRequest, streams: usize) {
         let ReadRequest {
             table, work, kind, ..
         } = asked;
         if kind == ReadKind::Cut {
             return;
         }
-        if let Err(source) = self.tables[table.0].writer.finish() {
+        if let Err(source) = self.tables[table.0].writer.finish(streams) {
             return self.unreadable(asked, source);
         }
         // The cause of an end must be kept: another lane may have failed in this very turn.

@@ -13,8 +13,8 @@ const WORTH_A_THREAD: usize = 32 << 10;
 
 /// Rows of a read, to be put into their cache.
 enum Rows {
-    /// Pieces of the COPY stream.
-    Pieces(Vec<Bytes>),
+    /// Pieces of the COPY stream with this number.
+    Pieces(usize, Vec<Bytes>),
     /// Rows of so many bytes, which the cache's own decoder has made.
     Decoded(usize),
 }
@@ -22,7 +22,7 @@ enum Rows {
 impl Rows {
     fn bytes(&self) -> usize {
         match self {
-            Self::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
+            Self::Pieces(_, pieces) => pieces.iter().map(Bytes::len).sum(),
             Self::Decoded(bytes) => *bytes,
         }
     }
@@ -60,7 +60,7 @@ impl Storing<'_> {
 
     fn load(&mut self, rows: Rows) -> Result<(), ReadError> {
         match rows {
-            Rows::Pieces(pieces) => self.writer.load(pieces)?,
+            Rows::Pieces(stream, pieces) => self.writer.load(stream, pieces)?,
             Rows::Decoded(bytes) => self.writer.take_decoded(bytes),
         }
         // Rows of a refetch are collected. If they are too many, the read fails, and the engine
@@ -92,15 +92,15 @@ impl Driver {
                     fingerprint,
                     ..
                 } => self.snapshot_taken(lane, asked, snapshot, *fingerprint),
-                ReadMessage::Rows { pieces, .. } => {
-                    batches.push((asked, Rows::Pieces(pieces)));
+                ReadMessage::Rows { stream, pieces, .. } => {
+                    batches.push((asked, Rows::Pieces(stream, pieces)));
                     continue;
                 }
                 ReadMessage::Decoded { bytes, .. } => {
                     batches.push((asked, Rows::Decoded(bytes)));
                     continue;
                 }
-                ReadMessage::All { .. } => self.all_read(lane, asked),
+                ReadMessage::All { streams, .. } => self.all_read(lane, asked, streams),
             }
             self.report(asked, progress);
         }

@@ -113,6 +113,10 @@ mod tests {
         fn finish(&self) -> Result<(), ReadError> {
             Err(CopyError::Cut.into())
         }
+
+        fn another(&self) -> Box<dyn AheadDecoder> {
+            unreachable!("there is one stream")
+        }
     }
 
     /// Decodes batches until the thread takes none any more, at most ten. Returns the error, and

@@ -53,17 +53,19 @@ pub(in crate::postgres) enum ReadMessage {
         snapshot: Snapshot,
         fingerprint: Box<Fingerprint>,
     },
-    /// Pieces of the COPY stream.
+    /// Pieces of a COPY stream.
     Rows {
         asked: ReadRequest,
+        /// The number of the stream, from 0: parts of a large table come by streams of their own.
+        stream: usize,
         pieces: Vec<Bytes>,
     },
     /// The cache's own decoder has made rows of so many bytes of the COPY stream, on another
     /// thread.
     Decoded { asked: ReadRequest, bytes: usize },
-    /// All rows were sent. The transaction is ended, unless the read is of a kind that leaves it
-    /// open.
-    All { asked: ReadRequest },
+    /// All rows were sent, by so many COPY streams. The transaction is ended, unless the read is of
+    /// a kind that leaves it open.
+    All { asked: ReadRequest, streams: usize },
 }
 
 impl ReadMessage {
@@ -73,7 +75,7 @@ impl ReadMessage {
             Self::Snapshot { asked, .. }
             | Self::Rows { asked, .. }
             | Self::Decoded { asked, .. }
-            | Self::All { asked } => *asked,
+            | Self::All { asked, .. } => *asked,
         }
     }
 }

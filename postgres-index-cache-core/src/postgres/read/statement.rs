@@ -2,6 +2,7 @@
 
 use crate::postgres::error::{DriverError, ReadError};
 use crate::postgres::quote::{quote_identifier, quote_literal};
+use crate::postgres::read::parts::Pages;
 use crate::postgres::schema::eligibility::{Distrust, TableConfig};
 use crate::sync::TableSpec;
 use crate::table_cache::Column;
@@ -19,12 +20,17 @@ pub(in crate::postgres) const TOO_LONG: &str = "22011";
 pub(in crate::postgres) enum CopyStatement {
     /// A statement that copies the table itself. PostgreSQL plans nothing for it.
     Table(String),
-    /// A query whose rows are copied.
-    Query {
-        select: String,
-        /// The conditions that a row must fulfil, in SQL.
-        conditions: Vec<String>,
-    },
+    /// A statement that copies the rows of a query.
+    Query(CopyQuery),
+}
+
+/// A query whose rows are copied.
+#[derive(Debug, Clone)]
+pub(in crate::postgres) struct CopyQuery {
+    /// The query of all rows, in SQL.
+    select: String,
+    /// The conditions that a row must fulfil, in SQL.
+    conditions: Vec<String>,
 }
 
 impl CopyStatement {
@@ -53,29 +59,40 @@ impl CopyStatement {
             conditions.push(key_condition(config, keys)?);
         }
         conditions.extend(no_longer_than(config, longest));
-        Ok(Self::Query {
+        Ok(Self::Query(CopyQuery {
             select: select(config),
             conditions,
-        })
+        }))
     }
 
     /// Returns the statement in SQL.
     pub(in crate::postgres) fn sql(&self) -> String {
         match self {
             Self::Table(sql) => sql.clone(),
-            Self::Query { select, conditions } => copy_of_query(select, conditions),
+            Self::Query(query) => query.sql(),
         }
     }
 }
 
-/// Returns the statement that copies the rows of a query which fulfil `conditions`.
-fn copy_of_query(select: &str, conditions: &[String]) -> String {
-    let only = if conditions.is_empty() {
-        String::new()
-    } else {
-        format!(" WHERE {}", conditions.join(" AND "))
-    };
-    format!("COPY ({select}{only}) TO STDOUT (FORMAT binary)")
+impl CopyQuery {
+    /// Returns the statement, in SQL, that copies all rows of the query.
+    fn sql(&self) -> String {
+        let Self { select, conditions } = self;
+        let only = if conditions.is_empty() {
+            String::new()
+        } else {
+            format!(" WHERE {}", conditions.join(" AND "))
+        };
+        format!("COPY ({select}{only}) TO STDOUT (FORMAT binary)")
+    }
+
+    /// Returns the statement, in SQL, that copies the rows on some pages of the table.
+    pub(in crate::postgres) fn sql_of(&self, pages: Pages) -> String {
+        let mut part = self.clone();
+        // Cheaper than the conditions behind it, which look at the values.
+        part.conditions.insert(0, pages.condition());
+        part.sql()
+    }
 }
 
 /// Returns the query of all rows, which selects the columns that the cache keeps, in order.

@@ -135,6 +135,7 @@ impl SnapshotReader {
             rolls_back: false,
             lock_timeout: self.options.lock_timeout,
             longest: LONGEST,
+            parts: None,
             distrust: config.distrust,
         };
         self.previous = Some(tokio::spawn(read.run(None)));

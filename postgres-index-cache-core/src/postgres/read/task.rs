@@ -13,6 +13,7 @@ use crate::postgres::apply::writer::AheadDecoder;
 use crate::postgres::connection::traced::Traced;
 use crate::postgres::error::{DriverError, ReadError};
 use crate::postgres::quote::quote_identifier;
+use crate::postgres::read::parts::{Divided, Parts};
 use crate::postgres::read::request::{ReadFailed, ReadKind, ReadMessage, ReadRequest};
 use crate::postgres::read::statement::{CopyStatement, TOO_LONG};
 use crate::postgres::schema::catalog::foreign_code;
@@ -20,7 +21,9 @@ use crate::postgres::schema::eligibility::{Distrust, TableConfig};
 use crate::postgres::schema::fingerprint::{Fingerprint, look};
 use crate::sync::{Snapshot, SnapshotError};
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use futures_util::{FutureExt as _, StreamExt as _};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -60,6 +63,9 @@ pub(in crate::postgres) struct Read {
     pub(in crate::postgres) lock_timeout: Duration,
     /// The most bytes that a row may have.
     pub(in crate::postgres) longest: usize,
+    /// Opens the sessions that read parts of the table beside this one; `None` if this one reads
+    /// alone.
+    pub(in crate::postgres) parts: Option<Parts>,
     /// Whether the query of this read may run functions of the table's owner.
     pub(in crate::postgres) distrust: Distrust,
 }
@@ -78,9 +84,12 @@ impl Read {
         };
         let asked = self.asked;
         // If the driver is gone, nobody waits for either message.
-        let Err(error) = read else {
-            let _ = self.rows_tx.send(ReadMessage::All { asked }).await;
-            return true;
+        let error = match read {
+            Ok(streams) => {
+                let _ = self.rows_tx.send(ReadMessage::All { asked, streams }).await;
+                return true;
+            }
+            Err(error) => error,
         };
         let _ = self.failures_tx.send(ReadFailed { asked, error }).await;
         // Roll back at once. Errors of our own leave the transaction open, with the table's lock.
@@ -108,18 +117,18 @@ impl Read {
     }
 
     /// Reads a snapshot of the table, or the rows that a comparison asks for in its own
-    /// transaction.
-    async fn read(&self, ahead: Option<Box<dyn AheadDecoder>>) -> Result<(), DriverError> {
+    /// transaction. Returns the number of COPY streams by which the rows came.
+    async fn read(&self, ahead: Option<Box<dyn AheadDecoder>>) -> Result<usize, DriverError> {
         let asked = self.asked;
         if matches!(asked.kind, ReadKind::RowsOfCut | ReadKind::Compare) {
             // The transaction that `ReadKind::Cut` began is still open. It holds the lock and the
             // snapshot.
             self.check_code().await?;
-            self.copy(ahead).await?;
+            let streams = self.copy(ahead).await?;
             if asked.kind == ReadKind::Compare {
                 self.commit("end the comparison of").await?;
             }
-            return Ok(());
+            return Ok(streams);
         }
         let is_locked_first = self
             .lock()
@@ -149,11 +158,12 @@ impl Read {
             .await;
         if asked.kind == ReadKind::Cut {
             // The transaction stays open for `RowsOfCut` and `Compare`.
-            return Ok(());
+            return Ok(0);
         }
         self.check_code().await?;
-        self.copy(ahead).await?;
-        self.commit("end the snapshot of").await
+        let streams = self.copy(ahead).await?;
+        self.commit("end the snapshot of").await?;
+        Ok(streams)
     }
 
     /// Returns which transactions the rows of this read contain.
@@ -363,18 +373,73 @@ impl Read {
             .all(|(at, column)| seen.type_of(&column.name) == Some(row.get(at))))
     }
 
-    /// Copies the rows, and sends them to the driver in batches of pieces, or of rows.
-    async fn copy(&self, ahead: Option<Box<dyn AheadDecoder>>) -> Result<(), DriverError> {
+    /// Copies the rows, by this session alone or by several side by side, and sends them to the
+    /// driver. Returns the number of COPY streams.
+    async fn copy(&self, ahead: Option<Box<dyn AheadDecoder>>) -> Result<usize, DriverError> {
+        let divided = self.divide().await?;
+        let mut statements = vec![(&*self.client, self.copy.sql())];
+        if let (Some(divided), CopyStatement::Query(query)) = (&divided, &self.copy) {
+            let others = divided
+                .others
+                .iter()
+                .map(|(session, pages)| (&*session.client, query.sql_of(*pages)));
+            statements = vec![(&*self.client, query.sql_of(divided.own))];
+            statements.extend(others);
+        }
+        let mut decodings = self.start_decoding(ahead, statements.len()).into_iter();
+        let copies = statements
+            .iter()
+            .enumerate()
+            .map(|(stream, (client, sql))| self.copy_stream(stream, client, sql, decodings.next()));
+        try_join_all(copies).await?;
+        Ok(statements.len())
+    }
+
+    /// Opens the sessions that read parts of the table beside this one. Returns `None` if this one
+    /// reads alone.
+    async fn divide(&self) -> Result<Option<Divided>, DriverError> {
+        let (Some(parts), CopyStatement::Query(_)) = (&self.parts, &self.copy) else {
+            return Ok(None);
+        };
+        let relation = self.config.relation();
+        parts
+            .open(&self.client, &relation, self.config.followed.oid)
+            .await
+            .map_err(|source| self.failed_to("divide", source))
+    }
+
+    /// Starts a thread for each of so many streams, which decodes the rows of that stream. Returns
+    /// none if the driver must decode them, since there is no decoder, or no thread.
+    fn start_decoding(
+        &self,
+        ahead: Option<Box<dyn AheadDecoder>>,
+        streams: usize,
+    ) -> Vec<Decoding> {
+        let Some(first) = ahead else {
+            return Vec::new();
+        };
+        let mut decoders: Vec<_> = (1..streams).map(|_| first.another()).collect();
+        decoders.push(first);
+        decoders
+            .into_iter()
+            .map(|decoder| Decoding::start(decoder, self.asked, self.rows_tx.clone()))
+            .collect::<io::Result<Vec<Decoding>>>()
+            .inspect_err(|error| tracing::info!(%error, "no thread to decode rows"))
+            .unwrap_or_default()
+    }
+
+    /// Copies the rows of one stream, and sends them to the driver in batches of pieces, or of rows.
+    async fn copy_stream(
+        &self,
+        stream: usize,
+        client: &Traced<Client>,
+        sql: &str,
+        decoding: Option<Decoding>,
+    ) -> Result<(), DriverError> {
         let asked = self.asked;
-        // Without a thread the driver decodes the rows itself.
-        let decoding = ahead.and_then(|decoder| {
-            Decoding::start(decoder, asked, self.rows_tx.clone())
-                .inspect_err(|error| tracing::info!(%error, "no thread to decode rows"))
-                .ok()
-        });
-        let stream = self.client.copy_out(&self.copy.sql()).await;
-        let stream = stream.map_err(|source| self.failed_to_copy(source))?;
-        let mut stream = std::pin::pin!(stream.fuse());
+        let copied = client.copy_out(sql).await;
+        let copied = copied.map_err(|source| self.failed_to_copy(source))?;
+        let mut copied = std::pin::pin!(copied.fuse());
         let most_pieces = if decoding.is_some() {
             BATCH_AHEAD
         } else {
@@ -382,7 +447,7 @@ impl Read {
         };
         let mut pieces = Vec::new();
         let mut bytes = 0;
-        while let Some(piece) = stream.next().await {
+        while let Some(piece) = copied.next().await {
             let mut next = Some(piece);
             // Take along what has already arrived, up to a batch: the driver gets fewer messages. A
             // thread is woken for full batches alone, since waking it costs more than a few rows.
@@ -394,9 +459,9 @@ impl Read {
                 next = if is_full {
                     None
                 } else if decoding.is_some() {
-                    stream.next().await
+                    copied.next().await
                 } else {
-                    stream.next().now_or_never().flatten()
+                    copied.next().now_or_never().flatten()
                 };
             }
             bytes = 0;
@@ -404,7 +469,11 @@ impl Read {
             // the server with it.
             let pieces = std::mem::take(&mut pieces);
             let Some(decoding) = &decoding else {
-                let rows = ReadMessage::Rows { asked, pieces };
+                let rows = ReadMessage::Rows {
+                    asked,
+                    stream,
+                    pieces,
+                };
                 let _ = self.rows_tx.send(rows).await;
                 continue;
             };

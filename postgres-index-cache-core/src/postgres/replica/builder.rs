@@ -17,6 +17,7 @@ use crate::postgres::replica::task::Task;
 use crate::sync::Limits;
 use parking_lot::{Mutex, RwLock};
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,6 +99,8 @@ pub struct ReplicaBuilder {
     tables: Vec<RequestedTable>,
     limits: Limits,
     max_memory: usize,
+    /// How many sessions read at once; `None` for the default of `limits`.
+    jobs: Option<NonZeroUsize>,
     lock_timeout: Duration,
     on_misfit: OnMisfit,
     /// The name by which the node answers; `None` for the program's.
@@ -126,6 +129,7 @@ impl Replica {
             tables: Vec::new(),
             limits: Limits::default(),
             max_memory: MAX_MEMORY,
+            jobs: None,
             lock_timeout: Duration::from_secs(10),
             on_misfit: OnMisfit::default(),
             name: None,
@@ -174,6 +178,18 @@ impl ReplicaBuilder {
     /// tried again.
     pub fn max_memory(&mut self, bytes: usize) -> &mut Self {
         self.max_memory = bytes;
+        self
+    }
+
+    /// Sets how many sessions read tables at once, each with a session of the server: parts of a
+    /// large table, or several large tables. By default a table is read by one session, and several
+    /// tables by as many as [`Limits::side_reads`] says.
+    ///
+    /// PostgreSQL reads with one core for each session. More sessions are faster where the replica
+    /// waits for the server: with values that are long, compressed or `jsonb`, and over networks on
+    /// which one connection is slow. They are closed once the tables are read.
+    pub fn jobs(&mut self, sessions: NonZeroUsize) -> &mut Self {
+        self.jobs = Some(sessions);
         self
     }
 
@@ -281,7 +297,7 @@ impl ReplicaBuilder {
     }
 
     fn driver_options(&self) -> DriverOptions {
-        DriverOptions {
+        let mut options = DriverOptions {
             limits: self.limits,
             lock_timeout: self.lock_timeout,
             answers: self.answers.then(|| {
@@ -292,7 +308,11 @@ impl ReplicaBuilder {
                 })
             }),
             ..DriverOptions::new(self.max_memory)
+        };
+        if let Some(jobs) = self.jobs {
+            options.read_by(jobs.get());
         }
+        options
     }
 }
 

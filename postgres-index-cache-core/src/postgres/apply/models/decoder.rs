@@ -119,12 +119,14 @@ fn into_model<T: Model>(
 impl<T: Model> RowDecoder for ModelDecoder<T> {
     type Row = ModelRow<T>;
 
+    const IS_WORTH_A_THREAD: bool = true;
+
     fn shape(&self) -> &Arc<TableShape> {
         &self.shape
     }
 
-    fn ahead(&self) -> Option<Self> {
-        Some(Self::new(Arc::clone(&self.shape), self.on_misfit))
+    fn again(&self) -> Self {
+        Self::new(Arc::clone(&self.shape), self.on_misfit)
     }
 
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<ModelRow<T>>, ReadError> {

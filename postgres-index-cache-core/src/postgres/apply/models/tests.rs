@@ -316,9 +316,9 @@ impl<T: TestModel> World<T> {
         self.writer.expect(Incoming::Snapshot);
         self.writer.begin(self.table.len());
         self.writer
-            .load(vec![copy_of::<T>(self.table.iter())])
+            .load(0, vec![copy_of::<T>(self.table.iter())])
             .unwrap();
-        self.writer.finish().unwrap();
+        self.writer.finish(1).unwrap();
     }
 
     /// Reloads the table as [`read`](Self::read) does. The rows are decoded apart from the writer,
@@ -334,7 +334,7 @@ impl<T: TestModel> World<T> {
             self.cache.read().rows.validate().unwrap();
         }
         ahead.finish().unwrap();
-        self.writer.finish().unwrap();
+        self.writer.finish(1).unwrap();
     }
 
     /// Changes the table at random, and hands the writer what the engine would.
@@ -387,8 +387,8 @@ impl<T: TestModel> World<T> {
                 let keys = keys.iter().map(|key| id::<T>(*key)).collect();
                 self.writer.expect(Incoming::Refetch(keys));
                 self.writer.begin(0);
-                self.writer.load(vec![copy]).unwrap();
-                self.writer.finish().unwrap();
+                self.writer.load(0, vec![copy]).unwrap();
+                self.writer.finish(1).unwrap();
                 self.writer.store_refetched().unwrap();
             }
             17 => {
@@ -496,8 +496,10 @@ impl<T: TestModel> World<T> {
     /// Compares the cache with these rows.
     fn compare(&mut self, table: &BTreeMap<u128, i64>) -> ComparisonReport {
         self.writer.expect(Incoming::Comparison);
-        self.writer.load(vec![copy_of::<T>(table.iter())]).unwrap();
-        self.writer.finish().unwrap();
+        self.writer
+            .load(0, vec![copy_of::<T>(table.iter())])
+            .unwrap();
+        self.writer.finish(1).unwrap();
         self.writer.take_comparison().unwrap()
     }
 
@@ -603,8 +605,8 @@ fn a_key_that_a_first_read_brings_twice_fails_the_read() {
     world.writer.begin(2);
     let twice = [(1, 7), (1, 8)];
     let copy = copy_of::<NamedRow>(twice.iter().map(|(number, n)| (number, n)));
-    world.writer.load(vec![copy]).unwrap();
-    world.writer.finish().unwrap();
+    world.writer.load(0, vec![copy]).unwrap();
+    world.writer.finish(1).unwrap();
     let error = world.writer.flush(Duration::ZERO).unwrap_err();
     assert!(
         matches!(error.error, StoreError::DuplicateKey(_)) && error.is_of_snapshot,

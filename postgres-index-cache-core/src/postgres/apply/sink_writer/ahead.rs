@@ -22,7 +22,7 @@ pub(super) struct SinkDecoder<D: RowDecoder> {
 }
 
 impl<D: RowDecoder> SinkDecoder<D> {
-    /// Makes a decoder, and the end of its channel that the writer keeps.
+    /// Makes a decoder, and the end of the channel that the writer keeps.
     pub(super) fn new(decoder: D) -> (Self, mpsc::Receiver<DecodedRows<D::Row>>) {
         let (rows, taken) = mpsc::channel();
         let copy = CopyDecoder::default();
@@ -37,7 +37,15 @@ impl<D: RowDecoder> SinkDecoder<D> {
     }
 }
 
-impl<D: RowDecoder<Row: Send>> AheadDecoder for SinkDecoder<D> {
+impl<D: RowDecoder<Row: Send> + 'static> AheadDecoder for SinkDecoder<D> {
+    fn another(&self) -> Box<dyn AheadDecoder> {
+        Box::new(Self {
+            decoder: self.decoder.again(),
+            copy: CopyDecoder::default(),
+            rows: self.rows.clone(),
+        })
+    }
+
     fn decode(&mut self, pieces: &[Bytes]) -> Result<(), ReadError> {
         let mut rows = Vec::new();
         for piece in pieces {
