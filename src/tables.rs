@@ -268,6 +268,7 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
             on it"
         }
         (DriverError::Memory { .. } | DriverError::RowTooLong { .. }, _) => MEMORY_HINT,
+        (DriverError::Parts { .. }, _) => "try again without --jobs: one session reads the table",
         // The attempt to connect knows more than the server's code.
         (_, Some(_)) if is_connect_failure(&error) => return error.into(),
         (_, Some(code)) => match sqlstate::hint(code) {

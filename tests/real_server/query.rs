@@ -1186,3 +1186,25 @@ async fn a_row_that_is_wider_than_the_terminal_has_its_columns_below_each_other(
     let asked = database.pgic_ok(&["query", "wide", "42", "-x"]);
     assert!(asked.starts_with(below), "{asked}");
 }
+
+#[tokio::test]
+async fn an_answer_of_several_jobs_is_that_of_one() {
+    let database = Database::with(
+        "CREATE TABLE docs (id int PRIMARY KEY, doc jsonb NOT NULL);
+        INSERT INTO docs SELECT g, jsonb_build_object('text', repeat(md5(g::text), 40))
+            FROM generate_series(1, 12000) g;
+        ANALYZE docs;",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "docs"]);
+    let one = database.pgic_ok(&["query", "docs", "-o", "json"]);
+    assert_eq!(one.lines().count(), 12_000);
+    let several = database.pgic_ok(&["query", "docs", "-o", "json", "--jobs", "3"]);
+    assert!(several == one, "the rows differ");
+    // Statements are traced with -vv.
+    let traced = database.pgic(&["verify", "docs", "-j3", "-vv"]);
+    assert_eq!(traced.code, 0, "{}", traced.stderr);
+    let copies = traced.stderr.lines().filter(|line| line.contains("COPY"));
+    let parts = copies.filter(|line| line.contains("ctid")).count();
+    assert_eq!(parts, 6, "three of the load, three of the comparison");
+}

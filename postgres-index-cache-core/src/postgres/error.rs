@@ -44,6 +44,15 @@ pub enum DriverError {
         /// The server's answer.
         source: tokio_postgres::Error,
     },
+    /// The server refused a statement by which parts of a table are read side by side, or ended the
+    /// session of a part. One session can read the table all the same.
+    #[error("{doing}")]
+    Parts {
+        /// The step that failed, as an imperative: `copy a part of public.users`.
+        doing: String,
+        /// The server's answer.
+        source: tokio_postgres::Error,
+    },
     /// The snapshot of a table could not be used.
     #[error("read a snapshot of {table}")]
     Snapshot {
@@ -163,6 +172,7 @@ impl DriverError {
             // undefined_table, invalid_schema_name, undefined_column
             Self::Server { .. } => matches!(self.sqlstate(), Some("42P01" | "3F000" | "42703")),
             Self::Snapshot { .. }
+            | Self::Parts { .. }
             | Self::Connect { .. }
             | Self::Claim { .. }
             | Self::Silent(_)
@@ -203,6 +213,8 @@ impl DriverError {
                 ..
             } => Policy::Refused,
             Self::Silent(_) => Policy::Lost,
+            // The next read is one of a single session.
+            Self::Parts { .. } => Policy::Passing,
             Self::Connect { .. } | Self::Claim { .. } | Self::Server { .. } => {
                 sqlstate::policy(self.sqlstate())
             }

@@ -4,7 +4,9 @@
 use crate::driver::{connector, described, pinned_options};
 use crate::support::{DEADLINE, Database, own_cluster};
 use crate::typed::assert_verified;
-use postgres_index_cache_core::tooling::postgres::{Driver, DriverOptions, Verification};
+use postgres_index_cache_core::tooling::postgres::{
+    Driver, DriverEvent, DriverOptions, Verification,
+};
 use postgres_index_cache_core::tooling::sync::TableId;
 use postgres_index_cache_core::{
     CacheModel, ConnectError, Connector, Replica, Session, SessionPurpose,
@@ -355,7 +357,7 @@ async fn a_snapshot_of_the_same_name_on_another_server_is_none_of_ours() {
 /// Ends a session that reads a part of the table, if there is one.
 const END_PART: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
     WHERE datname = current_database() AND application_name = 'pgic test (reads)' \
-    AND query LIKE 'COPY%ctid%' AND state = 'active' LIMIT 1";
+    AND query LIKE 'COPY%ctid%' AND query NOT LIKE '%(0,0)%' AND state = 'active' LIMIT 1";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_whose_sessions_are_ended_are_read_again() {
@@ -371,6 +373,12 @@ async fn parts_whose_sessions_are_ended_are_read_again() {
     while !killer.is_finished() {
         let connector = Counted::new(&database, Part::Opened);
         let mut driver = live(&database, &connector, options()).await;
+        // Those that read and fence are not concerned.
+        assert_eq!(driver.engine().counters().gaps, 0);
+        let lost = driver
+            .take_events()
+            .find(|event| matches!(event, DriverEvent::AuxConnectionLost { .. }));
+        assert!(lost.is_none(), "{lost:?}");
         // The session that is ended may be one of the comparison's.
         if matches!(driver.verify(TableId(0)).await, Ok(Verification::Compared(compared))
             if !compared.findings.is_empty())
@@ -381,4 +389,80 @@ async fn parts_whose_sessions_are_ended_are_read_again() {
     killer.await.unwrap();
     stop.store(true, Relaxed);
     assert!(writer.await.unwrap() > 0);
+}
+
+/// A role that reads with these rights, and others.
+async fn restricted(database: &Database, role: &str, rights: &str) -> Database {
+    let client = database.client().await;
+    let role = format!("{role}_{}", database.name);
+    let sql = format!(
+        "CREATE ROLE {role} LOGIN; {}",
+        rights.replace("ROLE", &role)
+    );
+    client.batch_execute(&sql).await.unwrap();
+    database.as_role(&role)
+}
+
+// To look at a row's place takes more rights than to read its columns.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_read_columns_alone_reads_by_one_session() {
+    let database = announced(TABLE).await;
+    let rights = "GRANT SELECT (id, v) ON t TO ROLE; GRANT INSERT, UPDATE, DELETE ON t TO ROLE";
+    let role = restricted(&database, "columns", rights).await;
+    let connector = Counted::new(&role, Part::Opened);
+    let mut driver = live(&role, &connector, options()).await;
+    assert_eq!(connector.parts(), 0);
+    verify(&mut driver).await;
+}
+
+// The server may refuse what parts take, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_parts_is_read_by_one_session() {
+    let database = announced(TABLE).await;
+    let rights = "GRANT SELECT ON t TO ROLE;
+        REVOKE EXECUTE ON FUNCTION pg_catalog.pg_table_size(regclass) FROM PUBLIC";
+    let role = restricted(&database, "sizes", rights).await;
+    let connector = Counted::new(&role, Part::Opened);
+    let mut driver = live(&role, &connector, options()).await;
+    assert_eq!(connector.parts(), 0);
+    // The comparison is divided again, in vain, and the next one is not.
+    let first = driver.verify(TableId(0)).await.expect("an answer");
+    assert!(matches!(first, Verification::Inconclusive(_)), "{first:?}");
+    verify(&mut driver).await;
+}
+
+// The server ends sessions that are idle inside a transaction for a minute, and a part may take
+// longer than the others by more than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_waits_for_a_part_is_in_no_transaction() {
+    // The last pages have the long rows.
+    let table = "CREATE TABLE t (id int PRIMARY KEY, v text);
+        INSERT INTO t SELECT g, repeat(md5(g::text), CASE WHEN g > 9900 THEN 30000 ELSE 30 END)
+            FROM generate_series(1, 10000) g";
+    let database = announced(table).await;
+    let client = database.client().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let watching = tokio::spawn(async move {
+        let states = "SELECT q.state FROM pg_stat_activity q JOIN pg_stat_activity part
+            ON part.application_name = 'pgic test (reads)' AND part.datname = q.datname
+            AND part.query LIKE 'COPY%ctid%' AND part.query NOT LIKE '%(0,0)%'
+            WHERE q.datname = current_database() AND q.application_name = 'pgic test (reads)'
+            AND q.pid <> part.pid AND part.state = 'active'
+            AND (q.query LIKE '%(0,0)%' OR q.query = 'COMMIT') AND q.state <> 'active'";
+        let mut seen = Vec::new();
+        while !stopped.load(Relaxed) {
+            let rows = client.query(states, &[]).await.unwrap();
+            seen.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        }
+        seen
+    });
+    let mut two = options();
+    two.read_by(2);
+    let connector = Counted::new(&database, Part::Opened);
+    live(&database, &connector, two).await;
+    stop.store(true, Relaxed);
+    let seen = watching.await.unwrap();
+    assert!(!seen.is_empty(), "the part takes longer");
+    assert_eq!(seen.last().map(String::as_str), Some("idle"), "{seen:?}");
 }

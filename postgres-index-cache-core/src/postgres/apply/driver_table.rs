@@ -19,6 +19,9 @@ pub(crate) struct DriverTable {
     /// Whether the table is held: its cache is neither reloaded nor changed until the table is
     /// described afresh.
     pub(crate) is_held: bool,
+    /// Whether one session reads the table alone, since parts of it could not be read. It holds until
+    /// a read of the table is done.
+    pub(crate) is_read_alone: bool,
     /// The time at which the driver tries the cache's lock again; `None` unless a reader holds it.
     pub(crate) busy_until: Option<Instant>,
 }
@@ -28,6 +31,7 @@ impl DriverTable {
         Self {
             fingerprint: config.fingerprint.clone(),
             is_held: false,
+            is_read_alone: false,
             config,
             writer,
             busy_until: None,

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::AbortHandle;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls, Notification};
 
@@ -165,20 +166,22 @@ impl Session {
     /// Spawns a task that drives the connection, and returns the client. Notices and notifications
     /// are dropped.
     pub fn into_client(self) -> Client {
-        self.into_client_until(async |_| {})
+        let (client, _) = self.into_client_until(async |_| {});
+        client
     }
 
     /// Spawns a task that drives the connection, as [`into_client`](Self::into_client) does. When
-    /// the connection ends, the task calls `ended` with the reason.
+    /// the connection ends, the task calls `ended` with the reason. Also returns the handle that
+    /// aborts the task, and the connection with it.
     pub(in crate::postgres) fn into_client_until<F>(
         self,
         ended: impl FnOnce(String) -> F + Send + 'static,
-    ) -> Client
+    ) -> (Client, AbortHandle)
     where
         F: Future<Output = ()> + Send,
     {
         let mut messages = self.messages;
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let mut why = "the server closed the connection".to_string();
             while let Some(message) = poll_fn(|cx| messages.poll_message(cx)).await {
                 if let Err(error) = message {
@@ -189,7 +192,7 @@ impl Session {
             }
             ended(why).await;
         });
-        self.client
+        (self.client, task.abort_handle())
     }
 }
 

@@ -24,7 +24,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::Client;
 
 /// What became of a connection. Each opening has a number, the epoch, so that an event of an
@@ -75,9 +75,19 @@ pub(in crate::postgres) struct OpenSession {
     pub(in crate::postgres) client: Arc<Traced<Client>>,
     /// The id of the server process that serves the session.
     process: i32,
+    /// Ends the connection.
+    connection: AbortHandle,
 }
 
 impl OpenSession {
+    /// Ends the connection at once, whatever the server still sends. Nobody is told of the end.
+    ///
+    /// A client that is dropped takes in the rest of a COPY first, and its transaction keeps the
+    /// table's lock as long.
+    pub(in crate::postgres) fn cut(&self) {
+        self.connection.abort();
+    }
+
     /// Returns the id of the server process that serves the session.
     pub(in crate::postgres) fn process(&self) -> i32 {
         self.process
@@ -309,7 +319,7 @@ impl Opener {
         let epoch = self.epoch;
         // The settings come after the claim: before it, the session may be another client's.
         let claimed = self.open_claimed(role).await?;
-        let client = claimed.session.into_client_until(async move |why| {
+        let (client, connection) = claimed.session.into_client_until(async move |why| {
             // If the driver is gone, nobody waits for this event.
             let _ = events
                 .send(ConnectionEvent::Ended { via, epoch, why })
@@ -326,6 +336,7 @@ impl Opener {
         Ok(OpenSession {
             client: Arc::new(client),
             process: claimed.process,
+            connection,
         })
     }
 }

@@ -16,6 +16,8 @@
 //! | it is given up (`abandon_read`) | is aborted; another one rolls back | the same |
 //! | the session is lost (`Lane::end`) | is aborted | is gone |
 //! | all connections are lost (`end_all`) | is aborted | is gone |
+//!
+//! The sessions of a read's parts are the task's own, and are gone when the task ends.
 
 use super::Driver;
 use super::comparisons::Comparisons;

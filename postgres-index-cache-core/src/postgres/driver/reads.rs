@@ -120,13 +120,14 @@ impl Driver {
     /// Returns the means to read parts of a table side by side; `None` if one session reads alone.
     fn parts_of(&mut self, table: TableId, kind: ReadKind) -> Option<Parts> {
         let is_whole = matches!(kind, ReadKind::All | ReadKind::Compare);
+        let own = &self.tables[table.0];
         // Where the owner is distrusted, a read keeps a lock that no other session can have.
-        let is_trusted = self.tables[table.0].config.distrust == Distrust::None;
-        // Several large tables may be read at once, and share the sessions.
+        let is_divided = is_whole && own.config.distrust == Distrust::None && !own.is_read_alone;
+        // The large tables may be read at once, beside one that is not, and share the sessions.
         let large = self.tables.iter().filter(|own| own.config.is_large());
-        let large = large.count();
-        let most = self.options.jobs / large.max(1);
-        if !is_whole || !is_trusted || most < 2 {
+        let at_once = large.count() + usize::from(!own.config.is_large());
+        let most = self.options.jobs / at_once;
+        if !is_divided || most < 2 {
             return None;
         }
         let opener = self.opener();
@@ -211,6 +212,7 @@ impl Driver {
             },
             (ReadKind::All | ReadKind::Cut | ReadKind::Rows | ReadKind::RowsOfCut, _) => {
                 self.progress[table.0].reads += 1;
+                self.tables[table.0].is_read_alone = false;
                 let writer = &self.tables[table.0].writer;
                 Input::SnapshotLoaded {
                     table,
@@ -339,7 +341,9 @@ impl Driver {
         };
         // Messages of the read that are still on their way are ignored from now on.
         self.reads.lane(lane).asked = None;
-        self.tables[table.0].writer.give_up_decoding();
+        let own = &mut self.tables[table.0];
+        own.writer.give_up_decoding();
+        own.is_read_alone |= matches!(error, DriverError::Parts { .. });
         let why = chain(&error);
         tracing::info!(
             table = self.tables[table.0].config.name(),

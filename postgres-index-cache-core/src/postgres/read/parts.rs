@@ -89,6 +89,20 @@ pub(super) struct Divided {
     pub(super) own: Pages,
     /// The other sessions, which are in their transactions, each with its pages.
     pub(super) others: Vec<(OpenSession, Pages)>,
+    /// Whether all of them have copied their pages.
+    pub(super) is_done: bool,
+}
+
+impl Drop for Divided {
+    /// Ends the sessions of a read that has failed or was given up. Otherwise they would go on to
+    /// the ends of their pages, with the table's lock, beside those of the next read.
+    fn drop(&mut self) {
+        if !self.is_done {
+            for (session, _) in &self.others {
+                session.cut();
+            }
+        }
+    }
 }
 
 /// The size of a table.
@@ -142,6 +156,7 @@ impl Parts {
         Ok(Some(Divided {
             own,
             others: sessions.zip(pages).collect(),
+            is_done: false,
         }))
     }
 
@@ -166,13 +181,15 @@ impl Parts {
         let session = self.opener.open_aux(AuxConnection::Reads).await?;
         let (key, _) = Uuid::new_v4().as_u64_pair();
         let key = key.cast_signed();
-        // NOWAIT: a migration that waits for the lock of the read would let this session wait
-        // behind it, and the read waits for this session.
+        // The read waits for this session. So this session must not wait behind a migration that
+        // waits for a lock of the read: of the table, or of an index, which a query locks too.
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY NOT DEFERRABLE;
             SET TRANSACTION SNAPSHOT {};
             SELECT pg_catalog.pg_advisory_xact_lock_shared({key});
-            LOCK TABLE {relation} IN ACCESS SHARE MODE NOWAIT",
+            SET LOCAL lock_timeout = '100ms';
+            LOCK TABLE {relation} IN ACCESS SHARE MODE;
+            SELECT FROM {relation} LIMIT 0",
             quote_literal(snapshot)
         );
         let begun = session.client.batch_execute(&begin).await;
@@ -185,7 +202,8 @@ impl Parts {
 }
 
 /// Returns the size of a table. Returns `None` if parts of it cannot be read: the server would look
-/// at all pages for each, or keeps the role from what it takes.
+/// at all pages for each, or keeps the role from what it takes. The place of a row (`ctid`) takes
+/// SELECT on the whole table.
 async fn size_of(leader: &Traced<Client>, oid: u32) -> Result<Option<Size>, Error> {
     // A relation that is dropped has no size. The parent of partitions has no pages and no access
     // method of its own.
@@ -196,6 +214,8 @@ async fn size_of(leader: &Traced<Client>, oid: u32) -> Result<Option<Size>, Erro
             AND pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 140000
             AND pg_catalog.has_function_privilege('pg_catalog.pg_export_snapshot()', 'EXECUTE')
             AND pg_catalog.has_table_privilege('pg_catalog.pg_locks', 'SELECT')
+            AND pg_catalog.has_function_privilege('pg_catalog.pg_lock_status()', 'EXECUTE')
+            AND pg_catalog.has_table_privilege($1, 'SELECT')
         FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
         WHERE c.oid = $1 OR c.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree($1) t)";
     let row = leader.query_typed_one(SIZE, &[(&oid, Type::OID)]).await?;

@@ -19,6 +19,7 @@ use crate::postgres::read::statement::{CopyStatement, TOO_LONG};
 use crate::postgres::schema::catalog::foreign_code;
 use crate::postgres::schema::eligibility::{Distrust, TableConfig};
 use crate::postgres::schema::fingerprint::{Fingerprint, look};
+use crate::postgres::sqlstate::{self, Policy};
 use crate::sync::{Snapshot, SnapshotError};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -124,11 +125,8 @@ impl Read {
             // The transaction that `ReadKind::Cut` began is still open. It holds the lock and the
             // snapshot.
             self.check_code().await?;
-            let streams = self.copy(ahead).await?;
-            if asked.kind == ReadKind::Compare {
-                self.commit("end the comparison of").await?;
-            }
-            return Ok(streams);
+            let ends = (asked.kind == ReadKind::Compare).then_some("end the comparison of");
+            return self.copy(ahead, ends).await;
         }
         let is_locked_first = self
             .lock()
@@ -161,9 +159,7 @@ impl Read {
             return Ok(0);
         }
         self.check_code().await?;
-        let streams = self.copy(ahead).await?;
-        self.commit("end the snapshot of").await?;
-        Ok(streams)
+        self.copy(ahead, Some("end the snapshot of")).await
     }
 
     /// Returns which transactions the rows of this read contain.
@@ -375,8 +371,17 @@ impl Read {
 
     /// Copies the rows, by this session alone or by several side by side, and sends them to the
     /// driver. Returns the number of COPY streams.
-    async fn copy(&self, ahead: Option<Box<dyn AheadDecoder>>) -> Result<usize, DriverError> {
-        let divided = self.divide().await?;
+    ///
+    /// `ends` says in words that the transaction of this session is to be committed behind its own
+    /// rows, for an error; `None` if the transaction stays open. The other sessions may take longer
+    /// than the server lets a session be idle inside a transaction, and need that transaction no
+    /// more: they have the snapshot, and locks of their own.
+    async fn copy(
+        &self,
+        ahead: Option<Box<dyn AheadDecoder>>,
+        ends: Option<&str>,
+    ) -> Result<usize, DriverError> {
+        let mut divided = self.divide().await?;
         let mut statements = vec![(&*self.client, self.copy.sql())];
         if let (Some(divided), CopyStatement::Query(query)) = (&divided, &self.copy) {
             let others = divided
@@ -390,9 +395,22 @@ impl Read {
         let copies = statements
             .iter()
             .enumerate()
-            .map(|(stream, (client, sql))| self.copy_stream(stream, client, sql, decodings.next()));
+            .map(|(stream, (client, sql))| {
+                let copied = self.copy_stream(stream, client, sql, decodings.next());
+                async move {
+                    copied.await?;
+                    match ends {
+                        Some(doing) if stream == 0 => self.commit(doing).await,
+                        _ => Ok(()),
+                    }
+                }
+            });
         try_join_all(copies).await?;
-        Ok(statements.len())
+        let streams = statements.len();
+        if let Some(divided) = &mut divided {
+            divided.is_done = true;
+        }
+        Ok(streams)
     }
 
     /// Opens the sessions that read parts of the table beside this one. Returns `None` if this one
@@ -405,7 +423,14 @@ impl Read {
         parts
             .open(&self.client, &relation, self.config.followed.oid)
             .await
-            .map_err(|source| self.failed_to("divide", source))
+            .map_err(|source| match sqlstate::policy(code_of(&source)) {
+                // This session itself has ended.
+                Policy::Lost | Policy::Starting => self.failed_to("divide", source),
+                Policy::Passing | Policy::Counted | Policy::Refused => DriverError::Parts {
+                    doing: format!("divide {} among sessions", self.config.name()),
+                    source,
+                },
+            })
     }
 
     /// Starts a thread for each of so many streams, which decodes the rows of that stream. Returns
@@ -438,7 +463,7 @@ impl Read {
     ) -> Result<(), DriverError> {
         let asked = self.asked;
         let copied = client.copy_out(sql).await;
-        let copied = copied.map_err(|source| self.failed_to_copy(source))?;
+        let copied = copied.map_err(|source| self.failed_to_copy(stream, source))?;
         let mut copied = std::pin::pin!(copied.fuse());
         let most_pieces = if decoding.is_some() {
             BATCH_AHEAD
@@ -452,7 +477,7 @@ impl Read {
             // Take along what has already arrived, up to a batch: the driver gets fewer messages. A
             // thread is woken for full batches alone, since waking it costs more than a few rows.
             while let Some(piece) = next {
-                let piece: Bytes = piece.map_err(|source| self.failed_to_copy(source))?;
+                let piece: Bytes = piece.map_err(|source| self.failed_to_copy(stream, source))?;
                 bytes += piece.len();
                 pieces.push(piece);
                 let is_full = pieces.len() >= most_pieces || bytes >= BATCH_BYTES;
@@ -491,16 +516,26 @@ impl Read {
         }
     }
 
-    /// Makes the error of a COPY. The statement itself fails with [`TOO_LONG`] at a row that is too
-    /// long.
-    fn failed_to_copy(&self, source: tokio_postgres::Error) -> DriverError {
-        if source.code().map(SqlState::code) == Some(TOO_LONG) {
+    /// Makes the error of a COPY stream. The statement itself fails with [`TOO_LONG`] at a row that
+    /// is too long.
+    fn failed_to_copy(&self, stream: usize, source: tokio_postgres::Error) -> DriverError {
+        if code_of(&source) == Some(TOO_LONG) {
             DriverError::RowTooLong {
                 table: self.config.name(),
                 longest: self.longest,
+            }
+        } else if stream > 0 {
+            DriverError::Parts {
+                doing: format!("copy a part of {}", self.config.name()),
+                source,
             }
         } else {
             self.failed_to("copy", source)
         }
     }
+}
+
+/// Returns the server's error code; `None` if the error is not the server's.
+fn code_of(error: &tokio_postgres::Error) -> Option<&str> {
+    error.code().map(SqlState::code)
 }
