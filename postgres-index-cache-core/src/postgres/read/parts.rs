@@ -237,9 +237,6 @@ async fn holders_of_keys(
     leader: &Traced<Client>,
     sessions: &[(OpenSession, i64)],
 ) -> Result<Vec<(i32, i64)>, Error> {
-    if sessions.is_empty() {
-        return Ok(Vec::new());
-    }
     // A key is shown as two halves (manual, 54.12 pg_locks).
     const HELD: &str = "SELECT l.pid,
             (l.classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32)
@@ -247,6 +244,9 @@ async fn holders_of_keys(
         FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database
         WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid = ANY ($1)
             AND d.datname = pg_catalog.current_database()";
+    if sessions.is_empty() {
+        return Ok(Vec::new());
+    }
     let processes: Vec<i32> = sessions
         .iter()
         .map(|(session, _)| session.process())
