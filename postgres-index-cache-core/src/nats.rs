@@ -30,6 +30,7 @@ mod relay;
 mod roll;
 mod row_ops;
 mod snapshot;
+mod source;
 mod stream;
 mod turn_lock;
 

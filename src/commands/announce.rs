@@ -89,7 +89,7 @@ pub(super) fn announce_command(table: &str, keys: &[String]) -> String {
 }
 
 /// Returns a word as a shell reads it.
-fn in_shell(word: &str) -> String {
+pub(super) fn in_shell(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_.,:@+%/=".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         word.to_string()

@@ -1,8 +1,10 @@
 //! `pgic relay`: one listener for any number of nodes, through a log on NATS.
 
+use super::announce::in_shell;
 use super::{Context, interrupted};
 use crate::completion;
 use crate::exit_code::ExitCode;
+use crate::failure::with_hint;
 use crate::nats::LogAddress;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
@@ -15,7 +17,7 @@ use crate::tables::target::{Target, prepare};
 use crate::units::parse_bytes;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::nats::{
-    LogStorage, Relay, RelayError, RelayEvent, RelayOptions,
+    LogError, LogStorage, Relay, RelayError, RelayEvent, RelayOptions,
 };
 use postgres_index_cache_core::tooling::postgres::describe_named;
 use tokio::sync::mpsc;
@@ -157,6 +159,21 @@ async fn check(
 fn explained(error: RelayError, log: &LogAddress) -> anyhow::Error {
     match error {
         RelayError::Driver(error) => explain_failure(error),
+        RelayError::Log(LogError::OfAnotherDatabase {
+            ref stream,
+            ref own,
+            ..
+        }) => {
+            let hint = format!(
+                "choose another --name; or if the tables have moved to this database, say so to \
+                NATS: nats stream edit {stream} --description {}",
+                in_shell(own)
+            );
+            with_hint(
+                anyhow::Error::from(error).context(format!("publish on {log}")),
+                hint,
+            )
+        }
         error => log.explain(anyhow::Error::from(error).context(format!("publish on {log}"))),
     }
 }

@@ -21,11 +21,16 @@ async fn shop() -> Database {
 
 /// Starts a relay, and waits until nodes can load a snapshot.
 fn relay(database: &Database, url: &str) -> Tail {
+    relay_until(database, url, "snapshot")
+}
+
+/// Starts a relay, and waits until it says that it has come so far.
+fn relay_until(database: &Database, url: &str, state: &str) -> Tail {
     let arguments = [
         "relay", "users", "orders", "--to", url, "--name", "shop", "-o", "json",
     ];
     let relay = Tail::start(database.command(&arguments));
-    while relay.next()["state"] != "snapshot" {}
+    while relay.next()["state"] != state {}
     relay
 }
 
@@ -86,6 +91,52 @@ async fn a_node_answers_with_what_was_committed() {
     assert_eq!(code, 0, "{stderr}");
     let text: Vec<String> = events.iter().map(Value::to_string).collect();
     check_all(&text.join("\n"));
+}
+
+// All nodes would have the rows of the other database, and call them live.
+#[tokio::test]
+async fn a_relay_of_another_database_is_refused() {
+    let (database, other, nats) = (shop().await, shop().await, Nats::start());
+    let url = nats.url();
+    let first = relay(&database, &url);
+    let row = ["query", "orders", "2,1", "-o", "json"];
+    let before = of_log(&url, &row);
+    let client = other.client().await;
+    execute(&client, "UPDATE orders SET total = 666").await;
+    let arguments = [
+        "relay", "users", "orders", "--to", &url, "--name", "shop", "-q",
+    ];
+    let refused = other.pgic(&arguments);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    let (said, command) = refused
+        .stderr
+        .split_once("nats stream edit PGIC_shop --description ")
+        .expect("a command");
+    assert!(
+        said.contains("has the tables of another database"),
+        "{said}"
+    );
+    assert!(said.contains(&database.name), "{said}");
+    assert!(command.contains(&other.name), "{command}");
+    assert_eq!(of_log(&url, &row).stdout, before.stdout);
+    // Nor if nobody leads.
+    first.signal("TERM");
+    assert_eq!(first.finish().0, 0);
+    assert_eq!(other.pgic(&arguments).code, 2);
+    // The database of the log goes on.
+    drop(relay_until(&database, &url, "live"));
+    // The tables have moved.
+    let description = command.trim().trim_matches('\'').to_string();
+    let client = async_nats::connect(&url).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let stream = context.get_stream("PGIC_shop").await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    config.description = Some(description);
+    context.update_stream(config).await.unwrap();
+    let moved = relay_until(&other, &url, "live");
+    let ran = of_log(&url, &row);
+    assert!(ran.stdout.contains("666"), "{ran:?}");
+    drop(moved);
 }
 
 #[tokio::test]

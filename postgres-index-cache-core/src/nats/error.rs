@@ -29,6 +29,19 @@ pub enum LogError {
         /// The value that a log's stream has.
         expected: String,
     },
+    /// The log has the tables of another database.
+    #[error(
+        "the log has the tables of another database, by the description of the stream {stream}: \
+         {description:?}"
+    )]
+    OfAnotherDatabase {
+        /// Name of the stream.
+        stream: String,
+        /// The description of the stream.
+        description: String,
+        /// The description that a log of this database has.
+        own: String,
+    },
     /// A part of a snapshot, or the list of them, cannot be read.
     #[error("the snapshot {snapshot} cannot be read: {why}")]
     Snapshot {

@@ -13,6 +13,7 @@ use super::follow::{Follow, random};
 use super::image::LoggedTable;
 use super::lead::{Ended, Lead};
 use super::names::LogName;
+use super::source::LogSource;
 use super::stream::{LogStorage, NatsLog, StoredMessage};
 use super::turn_lock::TurnLock;
 use crate::log::{Base, Sequence, Writer, WriterLimits};
@@ -141,12 +142,12 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
     /// If NATS or PostgreSQL refuse at the start, or a table cannot be followed then.
     pub async fn run(self) -> Result<(), RelayError> {
         let log = self.log().await?;
-        log.set_up(self.options.storage).await?;
-        drop(log);
+        let source = LogSource::of(self.connector.clone()).await?;
+        log.of(source.clone()).set_up(self.options.storage).await?;
         // Who has stood by, or led, goes on trying: PostgreSQL or NATS may be away for a while.
         let mut goes_on = false;
         loop {
-            let led = self.stand_by_and_lead(&mut goes_on).await;
+            let led = self.stand_by_and_lead(source.as_ref(), &mut goes_on).await;
             match led {
                 Ok(Ended::SteppedDown) => {}
                 Ok(Ended::Failed(why)) => return Err(RelayError::Ended(why)),
@@ -164,16 +165,25 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
         NatsLog::new((self.connect)().await?, self.name.clone()).await
     }
 
-    async fn stand_by_and_lead(&self, goes_on: &mut bool) -> Result<Ended, RelayError> {
-        let Standing { log, base, lock } = Box::pin(self.stand_by(goes_on)).await?;
+    async fn stand_by_and_lead(
+        &self,
+        source: Option<&LogSource>,
+        goes_on: &mut bool,
+    ) -> Result<Ended, RelayError> {
+        let standing = Box::pin(self.stand_by(source, goes_on)).await?;
+        let Standing { log, base, lock } = standing;
         let ended = Box::pin(self.lead(log, base, lock)).await?;
         *goes_on = true;
         Ok(ended)
     }
 
     /// Follows the log until the lock is had, and the log's end reached or found to be of no use.
-    async fn stand_by(&self, goes_on: &mut bool) -> Result<Standing, RelayError> {
-        let log = self.log().await?;
+    async fn stand_by(
+        &self,
+        source: Option<&LogSource>,
+        goes_on: &mut bool,
+    ) -> Result<Standing, RelayError> {
+        let log = self.log().await?.of(source.cloned());
         // They may be lost while nobody leads.
         log.set_up(self.options.storage).await?;
         let mut follow = Follow::standing_by(log.clone(), self.options.driver.max_memory).await?;
@@ -187,7 +197,14 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
             if lock.is_none() && try_at <= Instant::now() {
                 try_at = Instant::now() + LOCK_RETRY;
                 match TurnLock::take(self.connector.clone(), &self.name).await {
-                    Ok(taken) => lock = taken,
+                    Ok(taken) => {
+                        if let Some(lock) = &taken {
+                            // The address may lead to another server than at the start.
+                            let log = log.clone().of(lock.source.clone());
+                            log.set_up(self.options.storage).await?;
+                        }
+                        lock = taken;
+                    }
                     // A relay that never stood by says at once that it cannot.
                     Err(error) if !*goes_on => return Err(error.into()),
                     Err(error) => {

@@ -17,6 +17,7 @@ use super::error::LogError;
 use super::follow::random;
 use super::names::LogName;
 use super::question::{Question, REACHED, RelayReport};
+use super::source::LogSource;
 use crate::log::{Body, Entry, Position, Sequence, TableName};
 use crate::transaction::TransactionToken;
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishAckFuture, PublishError};
@@ -29,6 +30,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+/// The description of the stream of entries, without the database.
+const ENTRIES: &str = "Changes of PostgreSQL tables, written by pgic relay";
 
 /// The error code of JetStream for a stream that is not there.
 const STREAM_NOT_FOUND: u64 = 10_059;
@@ -91,6 +95,8 @@ pub struct NatsLog {
     context: Context,
     entries: Known,
     snapshots: Known,
+    /// The database whose tables the log has; `None` if that is not known, as to a node.
+    source: Option<LogSource>,
 }
 
 /// A stream, and whether it was seen.
@@ -195,7 +201,19 @@ impl NatsLog {
             name,
             client,
             context,
+            source: None,
         })
+    }
+
+    /// Returns the log as one of this database's tables; `None` if that is not known.
+    pub(super) fn of(mut self, source: Option<LogSource>) -> Self {
+        self.source = source;
+        self
+    }
+
+    /// Returns the database whose tables the log has, if that is known here.
+    pub(super) fn source(&self) -> Option<&LogSource> {
+        self.source.as_ref()
     }
 
     /// Returns the log's name.
@@ -225,7 +243,7 @@ impl NatsLog {
     /// Makes the streams that are missing. A stream that is there is left as it is.
     ///
     /// # Errors
-    /// If a stream of that name is not a log's, or NATS refuses.
+    /// If a stream of that name is not a log's, the log is one of another database, or NATS refuses.
     pub async fn set_up(&self, storage: LogStorage) -> Result<(), LogError> {
         let LogStorage {
             in_memory,
@@ -246,7 +264,7 @@ impl NatsLog {
         };
         let entries = stream::Config {
             name: name.stream(),
-            description: Some("Changes of PostgreSQL tables, written by pgic relay".to_string()),
+            description: Some(LogSource::described(self.source.as_ref(), ENTRIES)),
             subjects: vec![name.entries()],
             discard: DiscardPolicy::Old,
             max_bytes,
@@ -264,18 +282,33 @@ impl NatsLog {
             max_messages_per_subject: 1,
             ..common
         };
-        self.make(entries).await?;
-        self.make(snapshots).await
+        let own = entries.description.clone().unwrap_or_default();
+        let stream = entries.name.clone();
+        let found = self.make(entries).await?;
+        let description = found
+            .and_then(|found| found.description)
+            .unwrap_or_default();
+        let source = self.source.as_ref();
+        if source.is_some_and(|source| source.is_another(&description)) {
+            return Err(LogError::OfAnotherDatabase {
+                stream,
+                description,
+                own,
+            });
+        }
+        self.make(snapshots).await?;
+        Ok(())
     }
 
-    async fn make(&self, wanted: stream::Config) -> Result<(), LogError> {
+    /// Makes a stream if it is missing. Returns the settings of one that is there.
+    async fn make(&self, wanted: stream::Config) -> Result<Option<stream::Config>, LogError> {
         let stream = wanted.name.clone();
         let tried = format!("look at the stream {stream}");
         let found = match self.context.get_stream(&stream).await {
             Ok(found) => found.cached_info().config.clone(),
             Err(error) if is_missing(&error) => {
                 let Err(error) = self.context.create_stream(wanted.clone()).await else {
-                    return Ok(());
+                    return Ok(None);
                 };
                 // Another relay that begins at the same time may have made it.
                 match self.soon(&stream).await {
@@ -315,7 +348,7 @@ impl NatsLog {
         {
             return foreign("max_msgs_per_subject", "1".to_string());
         }
-        Ok(())
+        Ok(Some(found))
     }
 
     /// Returns the settings of a stream that somebody else may just be making; `None` if nobody is.

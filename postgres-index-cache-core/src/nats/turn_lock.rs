@@ -4,6 +4,7 @@
 //! relays would refuse each other's entries again and again.
 
 use super::names::LogName;
+use super::source::LogSource;
 use crate::postgres::{Connector, DriverError, SessionPurpose, claim_session};
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
@@ -26,6 +27,8 @@ const KEEPALIVES: &str =
 pub(super) struct TurnLock {
     /// Dropping the client ends the session.
     client: Client,
+    /// The database of the session.
+    pub(super) source: Option<LogSource>,
 }
 
 impl TurnLock {
@@ -38,8 +41,7 @@ impl TurnLock {
         name: &LogName,
     ) -> Result<Option<Self>, DriverError> {
         let taken = tokio::time::timeout(PATIENCE, Box::pin(take(connector, key_of(name)))).await;
-        let client = taken.map_err(|_| DriverError::Silent(PATIENCE))??;
-        Ok(client.map(|client| Self { client }))
+        taken.map_err(|_| DriverError::Silent(PATIENCE))?
     }
 
     /// Returns whether the session is known to be over.
@@ -48,15 +50,25 @@ impl TurnLock {
     }
 }
 
-async fn take(
+/// Opens a session of the relay's own.
+///
+/// # Errors
+/// If there is none.
+pub(super) async fn claimed(
     connector: impl Connector + Clone + 'static,
-    key: i32,
-) -> Result<Option<Client>, DriverError> {
+) -> Result<Client, DriverError> {
     let role = SessionPurpose::Command;
     let session = connector.connect(role).await;
     let session = session.map_err(|source| DriverError::Connect { role, source })?;
     let session = claim_session(connector, role, session).await?;
-    let client = session.into_client();
+    Ok(session.into_client())
+}
+
+async fn take(
+    connector: impl Connector + Clone + 'static,
+    key: i32,
+) -> Result<Option<TurnLock>, DriverError> {
+    let client = claimed(connector).await?;
     let set = client.batch_execute(KEEPALIVES).await;
     set.map_err(|source| DriverError::Server {
         doing: "set keepalives on the session that holds the relay's lock".to_string(),
@@ -71,7 +83,11 @@ async fn take(
             source,
         })?;
     let is_taken = row.first().is_some_and(|row| row.get(0));
-    Ok(is_taken.then_some(client))
+    if !is_taken {
+        return Ok(None);
+    }
+    let source = LogSource::seen_by(&client).await?;
+    Ok(Some(TurnLock { client, source }))
 }
 
 /// Returns the lock's second key.

@@ -10,6 +10,7 @@ use crate::nats::follow::random_share;
 use crate::nats::names::LogName;
 use crate::nats::relay::{ConnectNats, RelayEvent};
 use crate::nats::snapshot;
+use crate::nats::source::LogSource;
 use crate::nats::stream::{LogStorage, NatsLog, StoredMessage};
 use crate::postgres::SupervisedTable;
 use crate::postgres::error_chain::chain;
@@ -39,14 +40,15 @@ impl<T: SupervisedTable> Lead<T> {
         if let Some(earlier) = self.recovery.take() {
             earlier.abort();
         }
-        let (connect, storage) = (Arc::clone(&self.connect), self.options.storage);
+        let connect = Arc::clone(&self.connect);
+        let made = (self.options.storage, self.log.source().cloned());
         let (name, events) = (self.log.name().clone(), self.events.clone());
         let wait = self.waits.recover.next(random_share());
         self.recovery = Some(tokio::spawn(async move {
             // A server that refuses each entry must not be asked again as fast as it answers.
             tokio::time::sleep(wait).await;
             loop {
-                let looked = look(&connect, &name, storage, round, &places).await;
+                let looked = look(&connect, &name, made.clone(), round, &places).await;
                 match looked {
                     Ok(look) => return look,
                     Err(error) => {
@@ -81,11 +83,13 @@ impl<T: SupervisedTable> Lead<T> {
 async fn look(
     connect: &ConnectNats,
     name: &LogName,
-    storage: LogStorage,
+    (storage, source): (LogStorage, Option<LogSource>),
     round: u64,
     places: &[Place],
 ) -> Result<Look, LogError> {
-    let log = NatsLog::new(connect().await?, name.clone()).await?;
+    let log = NatsLog::new(connect().await?, name.clone())
+        .await?
+        .of(source);
     log.set_up(storage).await?;
     let questions = log.questions().await?;
     let last = log.last().await?;

@@ -1,0 +1,119 @@
+//! [`LogSource`]: the database whose tables a log has.
+//!
+//! The lock of a relay is one of its database, so it does not keep relays of two databases apart.
+//! Without the source in the log:
+//!
+//! 1. A relay of production writes the log `shop`.
+//! 2. Somebody starts a relay of a staging database, and calls its log `shop` too.
+//! 3. It takes the log over, and publishes what differs: all nodes have the rows of staging, live.
+
+use super::turn_lock::claimed;
+use crate::postgres::{Connector, DriverError};
+use std::fmt;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+/// The words before the source in the description of a log's stream.
+const BEFORE: &str = "; database ";
+
+/// The database whose tables a log has: the system's identifier, which standbys have too, and the
+/// oid and name of the database (manual, 9.27.9 Control Data Functions).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSource {
+    system: i64,
+    oid: u32,
+    name: String,
+}
+
+/// The source as it stands in a description: `7423500812345678901.16384 shop`.
+impl fmt::Display for LogSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} {}", self.system, self.oid, self.name)
+    }
+}
+
+impl LogSource {
+    /// Asks which database the connector leads to; `None` if the role may not know.
+    ///
+    /// # Errors
+    /// If no session can be had.
+    pub(super) async fn of(
+        connector: impl Connector + Clone + 'static,
+    ) -> Result<Option<Self>, DriverError> {
+        Self::seen_by(&claimed(connector).await?).await
+    }
+
+    /// Asks which database a session is in; `None` if the role may not know.
+    ///
+    /// # Errors
+    /// If the server refuses for another reason.
+    pub(super) async fn seen_by(client: &Client) -> Result<Option<Self>, DriverError> {
+        let sql = "SELECT s.system_identifier, d.oid, d.datname::pg_catalog.text
+            FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+            WHERE d.datname = pg_catalog.current_database()";
+        match client.query_typed(sql, &[]).await {
+            Ok(rows) => Ok(rows.first().map(|row| Self {
+                system: row.get(0),
+                oid: row.get(1),
+                name: row.get(2),
+            })),
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
+            Err(source) => Err(DriverError::Server {
+                doing: "ask for the identifier of the database".to_string(),
+                source,
+            }),
+        }
+    }
+
+    /// Returns the description of a stream whose entries are of this database.
+    pub(super) fn described(source: Option<&Self>, what: &str) -> String {
+        match source {
+            Some(source) => format!("{what}{BEFORE}{source}"),
+            None => what.to_string(),
+        }
+    }
+
+    /// Returns whether a log with this description is of another database. The name may have
+    /// changed. A description without a source is one of a stream that was made by hand, or early.
+    pub(super) fn is_another(&self, description: &str) -> bool {
+        let Some((_, written)) = description.split_once(BEFORE) else {
+            return false;
+        };
+        let own = format!("{}.{}", self.system, self.oid);
+        written.split(' ').next() != Some(own.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_tells_the_database_whatever_it_is_called() {
+        let source = LogSource {
+            system: 7_423_500_812_345_678_901,
+            oid: 16_384,
+            name: "the shop; database 1.1".to_string(),
+        };
+        let description = LogSource::described(Some(&source), "Changes");
+        assert!(!source.is_another(&description), "{description}");
+        let renamed = LogSource {
+            name: "other".to_string(),
+            ..source.clone()
+        };
+        assert!(!renamed.is_another(&description));
+        for another in [
+            LogSource {
+                oid: 1638,
+                ..source.clone()
+            },
+            LogSource {
+                system: 7,
+                ..source.clone()
+            },
+        ] {
+            assert!(another.is_another(&description), "{another}");
+        }
+        assert!(!source.is_another(&LogSource::described(None, "Changes")));
+    }
+}
