@@ -3,7 +3,7 @@
 
 mod of_log;
 
-use super::watch::{Limit, Style, Watch};
+use super::watch::{Limit, Style, SupervisedRows, Watch, Watched as _};
 use super::{Context, interrupted};
 use crate::completion;
 use crate::connect::Server;
@@ -215,7 +215,7 @@ async fn keep_watching(
     context.notices(&notices);
     let targets = vec![described?];
     let asking = Asking { args, asked };
-    let mut supervisor = supervised::open(
+    let supervisor = supervised::open(
         &server,
         catalog,
         targets,
@@ -230,10 +230,9 @@ async fn keep_watching(
     }
     // The session that described the table has no more work, and a watch may last for days.
     drop(client);
-    supervisor.driver_mut().record_row_events();
-    let target = supervisor.target(TableId(0)).clone();
+    let watched = SupervisedRows::new(supervisor);
     let watch = Watch {
-        target,
+        table: watched.table(),
         format: context.format,
         layout: context.layout,
         look: context.look.clone(),
@@ -241,7 +240,7 @@ async fn keep_watching(
         limit: Limit::default(),
     };
     watch
-        .run(context, supervisor, std::pin::pin!(interrupted()))
+        .run(context, watched, std::pin::pin!(interrupted()))
         .await
 }
 

@@ -95,15 +95,18 @@ pub struct Args {
     #[arg(conflicts_with_all = ["tables", "more_tables", "channels", "actions", "ids", "conditions"])]
     #[arg(conflicts_with_all = ["raw", "template", "stats", "sender", "all"])]
     pub diff: Option<String>,
-    /// Print the record of this folder, or of one file of pgic record's, instead of listening
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath)]
-    #[arg(conflicts_with_all = ["diff", "duration", "sender"])]
+    /// Print the record of this folder, or of one file of pgic record's, instead of listening; with
+    /// --diff the changes of the rows that a node of this log has: nats://host:4222/shop
+    #[arg(long, value_name = "DIR|URL", value_hint = ValueHint::AnyPath)]
+    #[arg(conflicts_with = "sender")]
     pub from: Option<PathBuf>,
     /// With --from: only notifications from this time on: 03:00, "2026-11-26 03:00", 10m (ago)
     #[arg(long, value_name = "TIME", value_parser = parse_moment, requires = "from")]
+    #[arg(conflicts_with = "diff")]
     pub since: Option<Moment>,
     /// With --from: only notifications up to this time
     #[arg(long, value_name = "TIME", value_parser = parse_moment, requires = "from")]
+    #[arg(conflicts_with = "diff")]
     pub until: Option<Moment>,
     /// Stop after this many notifications
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -139,6 +142,7 @@ Examples:
   pgic tail users --action update --where email_hash=7
   pgic tail orders --where 'total>=100' --id 42
   pgic tail --diff users
+  pgic tail --diff users --from nats://n1/shop
   pgic tail --stats --duration 1m
   pgic tail orders --template '{at} {action} {key} {row.status}'
   pgic tail --count 1 --duration 30s || echo nothing came
@@ -181,7 +185,7 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
             count: args.count,
             duration: args.duration,
         };
-        return Box::pin(diff::run(context, table, limit)).await;
+        return Box::pin(diff::run(context, table, args.from.as_deref(), limit)).await;
     }
     // `tail orders status=paid` is what one types after `query orders status=paid`.
     let (conditions, tables) = std::mem::take(&mut args.tables)

@@ -2,13 +2,20 @@
 //! the changes of its rows as they are printed.
 //!
 //! ```text
-//! supervisor ─ rows that changed ─→ Pending, by key ─→ printer (a thread) ─→ stdout
+//! Watched ── rows that changed ─→ Pending, by key ─→ printer (a thread) ─→ stdout
 //!                                                └─ whenever the printer has time
 //! ```
 //!
 //! A slow reader sees several changes of one key as one. So memory is bounded by the number of
 //! keys, and the driver never waits for the reader.
 
+mod of_log;
+mod source;
+
+pub(super) use self::of_log::LoggedRows;
+pub(super) use self::source::{SupervisedRows, Watched, WatchedTable};
+
+use self::source::WatchEvent;
 use super::Context;
 use crate::exit_code::ExitCode;
 use crate::render::json::EventLine;
@@ -16,14 +23,9 @@ use crate::render::layout::Layout;
 use crate::render::look::{Look, Tone};
 use crate::render::rows::rows;
 use crate::render::{Format, OutputClosed, print, row_change};
-use crate::tables::supervised::{explain, indexed_cache};
-use crate::tables::target::Target;
 use anyhow::Context as _;
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::postgres::{
-    DriverEvent, RowChange, Supervisor, SupervisorEvent,
-};
-use postgres_index_cache_core::tooling::sync::{State, TableId};
+use postgres_index_cache_core::tooling::postgres::RowChange;
 use postgres_index_cache_core::tooling::{KeyBuf, RowBuf};
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -35,7 +37,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A table that is watched, and the way its changes are printed.
 pub(super) struct Watch {
-    pub(super) target: Target,
+    pub(super) table: WatchedTable,
     pub(super) format: Format,
     pub(super) layout: Layout,
     pub(super) look: Look,
@@ -138,7 +140,7 @@ impl Watch {
     pub(super) async fn run(
         mut self,
         context: &Context,
-        mut supervisor: Supervisor<Target>,
+        mut watched: impl Watched,
         mut interrupted: Pin<&mut impl Future<Output = ()>>,
     ) -> anyhow::Result<ExitCode> {
         // The printer has one text at a time: it says that it is ready once that is written. Until
@@ -167,13 +169,13 @@ impl Watch {
             }
         };
         let mut deadline = std::pin::pin!(deadline);
-        let mut is_idle = to_printer.send(self.first(&supervisor)).is_err();
+        let mut is_idle = to_printer.send(self.first(&watched)).is_err();
         let mut has_left = false;
         let mut is_over = false;
         let ended = loop {
             tokio::select! {
-                stepped = supervisor.step() => if let Err(error) = stepped {
-                    break Err(explain(error));
+                stepped = watched.step() => if let Err(error) = stepped {
+                    break Err(error);
                 },
                 printed = ready.recv() => match printed {
                     Some(()) => is_idle = true,
@@ -190,20 +192,21 @@ impl Watch {
                     break Ok(());
                 }
             }
-            let events: Vec<SupervisorEvent> = supervisor.take_events().collect();
-            for event in events {
+            for event in watched.take_events() {
                 match event {
-                    SupervisorEvent::Driver(event) => self.take(event, &supervisor, &mut pending),
-                    SupervisorEvent::Unfollowed { why, .. } => {
-                        self.become_stale(&why, &mut pending);
+                    WatchEvent::Row(RowChange::Added(new)) => pending.add(&self, None, Some(new)),
+                    WatchEvent::Row(RowChange::Changed { old, new }) => {
+                        pending.add(&self, Some(old), Some(new));
                     }
-                    SupervisorEvent::Replaced { .. } => {
-                        self.begin_again(&supervisor, &mut pending, &mut counts);
+                    WatchEvent::Row(RowChange::Removed(old)) => pending.add(&self, Some(old), None),
+                    WatchEvent::Stale(why) => self.become_stale(&why, &mut pending),
+                    WatchEvent::Live => self.become_live(&mut pending),
+                    WatchEvent::Replaced(why) => {
+                        self.begin_again(&watched, why, &mut pending, &mut counts);
                     }
-                    _ => {}
                 }
             }
-            if is_idle && let Some(text) = self.text(&mut pending, &supervisor, &mut counts) {
+            if is_idle && let Some(text) = self.text(&mut pending, &watched, &mut counts) {
                 is_idle = to_printer.send(text).is_err();
             }
             if count.is_some_and(|count| counts.shown >= count) {
@@ -240,7 +243,7 @@ impl Watch {
     }
 
     /// Returns the text at the start: the answer, or its rows.
-    fn first(&self, supervisor: &Supervisor<Target>) -> String {
+    fn first(&self, watched: &impl Watched) -> String {
         if self.style == Style::Changes {
             return match self.format {
                 Format::Text => String::new(),
@@ -248,11 +251,11 @@ impl Watch {
             };
         }
         if self.format == Format::Text {
-            return self.answer(supervisor);
+            return self.answer(watched);
         }
         // As JSON the changes follow one by one: no later question would use an index.
-        let cache = supervisor.cache(TableId(0));
-        let answer = cache.find(&self.target.conditions);
+        let cache = watched.rows();
+        let answer = cache.find(&self.table.conditions);
         let rows = answer
             .rows
             .iter()
@@ -264,7 +267,8 @@ impl Watch {
     /// name. Changes that wait are printed with the former columns first, then all as at the start.
     fn begin_again(
         &mut self,
-        supervisor: &Supervisor<Target>,
+        watched: &impl Watched,
+        why: &str,
         pending: &mut Pending,
         counts: &mut Counts,
     ) {
@@ -274,14 +278,8 @@ impl Watch {
         if !self.prints_answer() {
             before.push_str(&lines);
         }
-        let now = supervisor.target(TableId(0));
-        let why = if now.table.oid == self.target.table.oid {
-            "the table was altered"
-        } else {
-            "another table has its name"
-        };
-        self.target.clone_from(now);
-        let first = self.first(supervisor);
+        self.table = watched.table();
+        let first = self.first(watched);
         pending.stale = match self.format {
             Format::Text if self.prints_answer() => {
                 let reloaded = self.stamped(Tone::Whole, &format!("reloaded: {why}"));
@@ -298,51 +296,29 @@ impl Watch {
     }
 
     /// Returns the answer as text, followed by the number of its rows.
-    fn answer(&self, supervisor: &Supervisor<Target>) -> String {
-        let cache = indexed_cache(supervisor, TableId(0), &self.target.conditions);
-        let answer = cache.find(&self.target.conditions);
+    fn answer(&self, watched: &impl Watched) -> String {
+        let cache = watched.indexed_rows(&self.table.conditions);
+        let answer = cache.find(&self.table.conditions);
         let rows = rows(
             Format::Text,
             self.layout,
             &self.look,
-            &self.target.shape,
-            &self.target.shown,
+            &self.table.shape,
+            &self.table.shown,
             answer.rows.iter(),
         );
         let count = crate::render::count(answer.rows.len() as u64, "row");
         format!("{rows}({count})\n")
     }
 
-    /// Notes an event of the driver for the printer.
-    fn take(&self, event: DriverEvent, supervisor: &Supervisor<Target>, pending: &mut Pending) {
-        match event {
-            DriverEvent::Row { change, .. } => match change {
-                RowChange::Added(new) => pending.add(self, None, Some(new)),
-                RowChange::Changed { old, new } => pending.add(self, Some(old), Some(new)),
-                RowChange::Removed(old) => pending.add(self, Some(old), None),
-            },
-            DriverEvent::Disconnected { why, .. } => self.become_stale(&why, pending),
-            DriverEvent::TableState {
-                table,
-                state: State::Stale,
-            } => {
-                let cause = supervisor
-                    .driver()
-                    .engine()
-                    .cause(table)
-                    .unwrap_or("it is looked into")
-                    .to_string();
-                self.become_stale(&cause, pending);
-            }
-            // `State` is that of all tables together, and comes after the changes that made them
-            // live: the word stands behind those.
-            DriverEvent::State(State::Live) if std::mem::take(&mut pending.is_stale) => {
-                pending.live = match self.format {
-                    Format::Text => self.stamped(Tone::Good, "live"),
-                    Format::Json => self.event("live").end(),
-                };
-            }
-            _ => {}
+    /// Notes for the printer that the table is live again, if it was not: the word stands behind the
+    /// changes that made it so.
+    fn become_live(&self, pending: &mut Pending) {
+        if std::mem::take(&mut pending.is_stale) {
+            pending.live = match self.format {
+                Format::Text => self.stamped(Tone::Good, "live"),
+                Format::Json => self.event("live").end(),
+            };
         }
     }
 
@@ -368,22 +344,14 @@ impl Watch {
 
     /// Begins an event of JSON about the table.
     fn event(&self, event: &str) -> EventLine {
-        EventLine::new(event, Timestamp::now()).of(self.target.names())
-    }
-
-    /// Returns whether a row fulfils all conditions of the watch.
-    fn fulfils(&self, row: &RowBuf) -> bool {
-        self.target
-            .conditions
-            .iter()
-            .all(|condition| condition.is_fulfilled_by(&self.target.shape, row))
+        EventLine::new(event, Timestamp::now()).of(self.table.names())
     }
 
     /// Takes the text to print now; `None` if there is none.
     fn text(
         &self,
         pending: &mut Pending,
-        supervisor: &Supervisor<Target>,
+        watched: &impl Watched,
         counts: &mut Counts,
     ) -> Option<String> {
         let stale = std::mem::take(&mut pending.stale);
@@ -391,7 +359,7 @@ impl Watch {
         let lines = self.lines(pending, counts);
         let text = match self.format {
             Format::Text if self.prints_answer() && lines.changed > 0 => {
-                format!("{stale}{live}\n{}", self.answer(supervisor))
+                format!("{stale}{live}\n{}", self.answer(watched))
             }
             Format::Text if self.prints_answer() => stale + &live,
             Format::Text | Format::Json => stale + &lines.text + &live,
@@ -424,13 +392,13 @@ impl Watch {
             Style::Changes if came_and_went => change.last.as_ref(),
             Style::Changes | Style::QueryResult => change.old.as_ref(),
         };
-        let Target {
+        let WatchedTable {
             shape,
             shown: columns,
             ..
-        } = &self.target;
+        } = &self.table;
         let change = row_change::RowChangeLine {
-            table: self.target.names(),
+            table: self.table.names(),
             shape,
             columns,
             old,
@@ -484,16 +452,16 @@ impl Pending {
         let Some(row) = new.as_ref().or(old.as_ref()) else {
             return;
         };
-        let key = KeyBuf::of_row(&watch.target.shape, row);
+        let key = KeyBuf::of_row(&watch.table.shape, row);
         let was_there = old.is_some();
         let is_there = new.is_some();
-        let is_left = new.as_ref().is_some_and(|row| !watch.fulfils(row));
+        let is_left = new.as_ref().is_some_and(|row| !watch.table.fulfils(row));
         let now = new.clone().filter(|_| is_left);
         let last = old.clone().filter(|_| watch.style == Style::Changes);
         // A row that does not fulfil the conditions is none for the reader: an update that makes it
         // fulfil them is shown as a row that entered.
-        let old = old.filter(|row| watch.fulfils(row));
-        let new = new.filter(|row| watch.fulfils(row));
+        let old = old.filter(|row| watch.table.fulfils(row));
+        let new = new.filter(|row| watch.table.fulfils(row));
         match self.by_key.get(&key) {
             Some(&at) => {
                 let change = &mut self.changes[at];

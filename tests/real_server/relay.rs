@@ -1,20 +1,22 @@
 //! `pgic relay`, and `--from`: what a node of its log has.
 
 use crate::support::nats::Nats;
+use crate::support::proxy::Proxy;
 use crate::support::schema::check_all;
-use crate::support::{DEADLINE, Database, Tail, execute, pgic, run};
+use crate::support::{DEADLINE, Database, Tail, execute, own_cluster, pgic, run};
 use postgres_index_cache_core::{CacheModel, Replica, ReplicaStatus, async_nats};
 use serde_json::Value;
+use throwaway_postgres::Cluster;
+
+/// Two tables.
+const SHOP: &str = "CREATE TABLE users (id uuid PRIMARY KEY, name text);
+    CREATE TABLE orders (customer int, number int, total numeric, PRIMARY KEY (customer, number));
+    INSERT INTO users SELECT gen_random_uuid(), 'u' || n FROM generate_series(1, 500) n;
+    INSERT INTO orders VALUES (1, 1, 2.50), (1, 2, NULL), (2, 1, 7);";
 
 /// Two tables with announced changes.
 async fn shop() -> Database {
-    let database = Database::with(
-        "CREATE TABLE users (id uuid PRIMARY KEY, name text);
-         CREATE TABLE orders (customer int, number int, total numeric, PRIMARY KEY (customer, number));
-         INSERT INTO users SELECT gen_random_uuid(), 'u' || n FROM generate_series(1, 500) n;
-         INSERT INTO orders VALUES (1, 1, 2.50), (1, 2, NULL), (2, 1, 7);",
-    )
-    .await;
+    let database = Database::with(SHOP).await;
     database.pgic_ok(&["install-triggers", "users", "orders", "-q"]);
     database
 }
@@ -32,6 +34,16 @@ fn relay_until(database: &Database, url: &str, state: &str) -> Tail {
     let relay = Tail::start(database.command(&arguments));
     while relay.next()["state"] != state {}
     relay
+}
+
+/// Describes the log's stream, as `nats stream edit` does.
+async fn describe_stream(url: &str, description: &str) {
+    let client = async_nats::connect(url).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let stream = context.get_stream("PGIC_shop").await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    config.description = Some(description.to_string());
+    context.update_stream(config).await.unwrap();
 }
 
 /// Runs a command on the log.
@@ -93,6 +105,87 @@ async fn a_node_answers_with_what_was_committed() {
     check_all(&text.join("\n"));
 }
 
+#[tokio::test]
+async fn the_changes_of_a_node_s_rows_are_shown_old_to_new() {
+    let (database, nats) = (shop().await, Nats::start());
+    let url = nats.url();
+    let first = relay(&database, &url);
+    let from = format!("{url}/shop");
+    let arguments = ["tail", "--diff", "orders", "--from", &from, "-o", "json"];
+    let tail = Tail::of_log(pgic(&arguments));
+    assert_eq!(tail.next()["event"], "live");
+    let client = database.client().await;
+    let sql = "BEGIN; UPDATE orders SET total = 9 WHERE customer = 2; DELETE FROM orders WHERE \
+        number = 2; INSERT INTO orders VALUES (3, 1, 1); COMMIT";
+    execute(&client, sql).await;
+    let mut changes: Vec<Value> = (0..3).map(|_| tail.next()).collect();
+    changes.sort_by_key(|change| change["key"].to_string());
+    let shown: Vec<String> = changes
+        .iter()
+        .map(|change| format!("{} {}", change["event"], change["key"]))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            r#""removed" [1,2]"#,
+            r#""changed" [2,1]"#,
+            r#""added" [3,1]"#
+        ],
+        "{changes:?}"
+    );
+    // Nobody proves the rows.
+    first.signal("KILL");
+    let _ = first.finish();
+    let stale = tail.next();
+    assert_eq!(stale["event"], "stale", "{stale}");
+    // What was written meanwhile is told row by row, and the table is live behind it.
+    execute(&client, "UPDATE orders SET total = 10 WHERE customer = 2").await;
+    let second = relay_until(&database, &url, "live");
+    let missed = tail.next();
+    assert_eq!(
+        (&missed["event"], &missed["key"]),
+        (&"changed".into(), &serde_json::json!([2, 1]))
+    );
+    assert_eq!(tail.next()["event"], "live");
+    // An altered table is another one.
+    execute(&client, "ALTER TABLE orders ADD COLUMN note text").await;
+    let until = |event: &str| {
+        let mut last = tail.next();
+        while last["event"] != event {
+            last = tail.next();
+        }
+        last
+    };
+    assert_eq!(until("reloaded")["why"], "the table was altered");
+    assert_eq!(tail.next()["event"], "live");
+    database.pgic_ok(&["install-triggers", "orders", "-q"]);
+    execute(&client, "UPDATE orders SET note = 'new' WHERE customer = 3").await;
+    let mut change = until("changed");
+    while change["row"]["note"] != "new" {
+        change = until("changed");
+    }
+    tail.signal("INT");
+    let (code, events, stderr) = tail.finish();
+    assert_eq!(code, 0, "{stderr}");
+    let text: Vec<String> = events.iter().map(Value::to_string).collect();
+    check_all(&text.join("\n"));
+    for (arguments, says) in [
+        (&["tail", "--from", &from] as &[&str], "--diff TABLE"),
+        (
+            &["tail", "--diff", "order", "--from", &from],
+            "did you mean orders?",
+        ),
+        (
+            &["tail", "--from", "x", "--duration", "1s"],
+            "a record is printed at once",
+        ),
+    ] {
+        let ran = run(pgic(arguments));
+        assert!(ran.code == 2 && ran.stderr.contains(says), "{ran:?}");
+    }
+    drop(second);
+}
+
 // All nodes would have the rows of the other database, and call them live.
 #[tokio::test]
 async fn a_relay_of_another_database_is_refused() {
@@ -126,17 +219,55 @@ async fn a_relay_of_another_database_is_refused() {
     // The database of the log goes on.
     drop(relay_until(&database, &url, "live"));
     // The tables have moved.
-    let description = command.trim().trim_matches('\'').to_string();
-    let client = async_nats::connect(&url).await.unwrap();
-    let context = async_nats::jetstream::new(client);
-    let stream = context.get_stream("PGIC_shop").await.unwrap();
-    let mut config = stream.cached_info().config.clone();
-    config.description = Some(description);
-    context.update_stream(config).await.unwrap();
+    describe_stream(&url, command.trim().trim_matches('\'')).await;
     let moved = relay_until(&other, &url, "live");
     let ran = of_log(&url, &row);
     assert!(ran.stdout.contains("666"), "{ran:?}");
     drop(moved);
+}
+
+// As above, while the relay runs: after a move, or by a name that leads elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_address_leads_to_another_database_publishes_nothing_of_there() {
+    let (ours, theirs) = (own_cluster(&[]), own_cluster(&[]));
+    let name = "shop".to_string();
+    let database = Database::on(&ours, name.clone()).await;
+    let other = Database::on(&theirs, name).await;
+    for database in [&database, &other] {
+        execute(&database.client().await, SHOP).await;
+        database.pgic_ok(&["install-triggers", "users", "orders", "-q"]);
+    }
+    execute(&other.client().await, "UPDATE orders SET total = 666").await;
+    let socket = |cluster: &Cluster| cluster.socket_folder().join(".s.PGSQL.5432");
+    let proxy = Proxy::to(socket(&ours)).await;
+    let nats = Nats::start();
+    let url = nats.url();
+    let relay = relay(&database.behind(proxy.port), &url);
+    proxy.lead_to(socket(&theirs));
+    let said = loop {
+        let event = relay.next();
+        assert_ne!(event["state"], "live", "{event}");
+        let text = event["text"].as_str().unwrap_or_default().to_string();
+        if text.contains("has the tables of another database") {
+            break text;
+        }
+    };
+    let client = async_nats::connect(&url).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let stream = context.get_stream("PGIC_shop").await.unwrap();
+    let last = stream.cached_info().state.last_sequence;
+    for sequence in stream.cached_info().state.first_sequence..=last {
+        if let Ok(message) = stream.get_raw_message(sequence).await {
+            let text = String::from_utf8_lossy(&message.payload);
+            assert!(!text.contains("666"), "{text}");
+        }
+    }
+    // The tables have moved. The error says how a log of the other database is described.
+    let own = said.rsplit_once("a log of this database as \"").unwrap().1;
+    describe_stream(&url, own.trim_end_matches('"')).await;
+    while relay.next()["state"] != "live" {}
+    let row = of_log(&url, &["query", "orders", "2,1", "-o", "json"]);
+    assert!(row.stdout.contains("666"), "{row:?}");
 }
 
 #[tokio::test]

@@ -361,17 +361,22 @@ pub struct Tail {
 
 impl Tail {
     /// Starts `command`, which must be `pgic tail -o json`, and waits until it listens.
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        let tail = Self::of_log(command);
+        let first = tail.next();
+        assert_eq!(first["event"], "connected", "{first}");
+        tail
+    }
+
+    /// Starts `command`, which connects to no server of PostgreSQL.
+    pub fn of_log(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("start pgic tail");
         let lines = lines_of(child.stdout.take().expect("its stdout is piped"));
-        let tail = Self { child, lines };
-        let first = tail.next();
-        assert_eq!(first["event"], "connected", "{first}");
-        tail
+        Self { child, lines }
     }
 
     /// Waits for the next line of stdout and returns it as JSON.

@@ -39,8 +39,8 @@ use crate::digest::{Digest, RangeSum};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// The most bytes of changes of rows, or of a row of a snapshot, as JSON: a reader has them in memory
-/// as a whole.
+/// The most bytes of changes of rows, or of a row of a snapshot, as JSON: a reader has them in
+/// memory as a whole.
 pub const LONGEST_CHANGES: usize = 256 << 20;
 
 /// One message of a log.
@@ -157,8 +157,8 @@ pub struct JsonRow {
 pub struct Proof {
     /// The rows of each table, in the order of their names.
     pub tables: Vec<TableProof>,
-    /// When the fence was asked for, in microseconds since 1970 by the writer's clock; `None` if the
-    /// writer does not say.
+    /// When the fence was asked for, in microseconds since 1970 by the writer's clock; `None` if
+    /// the writer does not say.
     pub asked_at: Option<u64>,
 }
 

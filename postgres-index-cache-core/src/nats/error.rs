@@ -31,8 +31,8 @@ pub enum LogError {
     },
     /// The log has the tables of another database.
     #[error(
-        "the log has the tables of another database, by the description of the stream {stream}: \
-         {description:?}"
+        "the log has the tables of another database: the stream {stream} is described as \
+         {description:?}, and a log of this database as {own:?}"
     )]
     OfAnotherDatabase {
         /// Name of the stream.

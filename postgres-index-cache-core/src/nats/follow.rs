@@ -21,6 +21,7 @@ use crate::log::{
     Base, Body, Node, NodeCounters, NodeInput, NodeLimits, NodeOutput, Position, Proof, Sequence,
     TableName,
 };
+use crate::postgres::apply::sink::{RowChange, RowEvent};
 use crate::postgres::apply::writer::CacheWriter;
 use crate::sync::FenceId;
 use async_nats::Subscriber;
@@ -292,14 +293,14 @@ impl Follow {
 
     /// Returns a moment as of which no change is missing, if there is one: when the last proof's
     /// fence was asked for, by the relay's clock, or when the proof in front of the last one came,
-    /// whichever is earlier. The relay's clock may be fast. The moment at which a proof comes may be
-    /// late, if NATS has held it up.
+    /// whichever is earlier. The relay's clock may be fast. The moment at which a proof comes may
+    /// be late, if NATS has held it up.
     pub(crate) fn proven_at(&self) -> Option<Instant> {
         self.proven_at
     }
 
     /// Returns why the rows are not live, as far as is known.
-    pub(crate) fn why(&self) -> &str {
+    pub fn why(&self) -> &str {
         self.image.broken().unwrap_or(&self.why)
     }
 
@@ -311,6 +312,28 @@ impl Follow {
     /// Records the changes of rows from now on.
     pub(crate) fn record_row_events(&mut self) {
         self.image.record_row_events();
+    }
+
+    /// Records the changes of rows from now on, for [`take_row_changes`](Self::take_row_changes),
+    /// which must be called after each step: each change is kept until then.
+    pub fn record_row_changes(&mut self) {
+        self.record_row_events();
+    }
+
+    /// Takes the changes of rows of a table that were recorded. Those of the other tables are
+    /// dropped.
+    pub fn take_row_changes(&mut self, table: &TableName) -> Vec<RowChange> {
+        let mut taken = Vec::new();
+        for (name, events) in self.image.take_row_events() {
+            if name == *table {
+                let changes = events.into_iter().filter_map(|event| match event {
+                    RowEvent::Row { change, .. } => Some(change),
+                    RowEvent::Model { .. } | RowEvent::Misfit { .. } => None,
+                });
+                taken.extend(changes);
+            }
+        }
+        taken
     }
 
     /// Returns whether every message of the log is in the caches, as far as is known.

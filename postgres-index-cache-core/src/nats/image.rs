@@ -4,6 +4,7 @@ use super::description::TableDescription;
 use super::error::LogError;
 use crate::log::{Image, JsonRow, Proof, RowChanges, TableName, TableProof};
 use crate::postgres::apply::cells::CellDecoder;
+use crate::postgres::apply::sink::RowEvent;
 use crate::postgres::apply::sink_writer::SinkWriter;
 use crate::postgres::apply::writer::{CacheWriter, FlushError, Flushed, Incoming};
 use crate::table_cache::{IndexedColumns, StoreError, TableCache};
@@ -155,6 +156,15 @@ impl TablesImage {
         for writer in self.writers() {
             writer.record_events();
         }
+    }
+
+    /// Takes the changes of rows that were recorded, by their tables.
+    pub(super) fn take_row_events(&mut self) -> Vec<(TableName, Vec<RowEvent>)> {
+        let events = self.tables.iter_mut().filter_map(|table| {
+            let writer = table.writer.as_mut()?;
+            Some((table.name.clone(), writer.take_row_events()))
+        });
+        events.collect()
     }
 
     /// Begins to load a snapshot of these tables, with about so many rows each. A table that is

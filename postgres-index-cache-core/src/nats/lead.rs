@@ -101,7 +101,7 @@ pub(super) struct Lead<T: SupervisedTable> {
     appender: Option<Appender>,
     /// The longest message that the server took at the begin of the term.
     max_payload: usize,
-    recovery: Option<JoinHandle<Look>>,
+    recovery: Option<JoinHandle<Result<Look, LogError>>>,
     /// Whether the server has forgotten the name of its last entry.
     has_forgotten: bool,
     asking: Subscriber,
@@ -222,7 +222,11 @@ impl<T: SupervisedTable> Lead<T> {
                 self.ended = Some(Ended::Failed(chain(&error)));
             },
             answer = answer => self.take_answer(answer),
-            look = done(&mut self.recovery) => self.recovered(look),
+            look = done(&mut self.recovery) => match look {
+                Ok(look) => self.recovered(look),
+                // The log is none of this relay's any more.
+                Err(error) => self.step_down(&error),
+            },
             found = done(&mut self.looking) => self.take_look(found),
             put = done(&mut self.finishing) => self.take_snapshot(put),
             () = self.questions.transactions.retry() => {
@@ -236,6 +240,12 @@ impl<T: SupervisedTable> Lead<T> {
             permit = wanted => self.read_snapshot(permit),
             () = due => self.time_passed(),
         }
+    }
+
+    /// Ends the term, and says why.
+    fn step_down(&mut self, error: &LogError) {
+        let _ = self.events.send(RelayEvent::Failed(chain(error)));
+        self.ended = Some(Ended::SteppedDown);
     }
 
     fn time_passed(&mut self) {
@@ -306,6 +316,9 @@ impl<T: SupervisedTable> Lead<T> {
                 }
                 SupervisorEvent::Driver(DriverEvent::Disconnected { why, .. }) => {
                     self.tables.why = why;
+                    // The address may lead to another database now, whose rows must not be
+                    // published. Whoever is to lead is asked first of which database that is.
+                    self.ended = Some(Ended::SteppedDown);
                 }
                 SupervisorEvent::Driver(DriverEvent::ReloadScheduled { table, why }) => {
                     let name = self.supervisor.target(table).config().name();

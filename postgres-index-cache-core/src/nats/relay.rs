@@ -36,6 +36,9 @@ pub type ConnectNats = Arc<
 /// The time between two attempts to take the lock.
 const LOCK_RETRY: Duration = Duration::from_secs(1);
 
+/// The time between two attempts to lead a log that is another database's.
+const SOURCE_RETRY: Duration = Duration::from_secs(5);
+
 /// Bounds of a writer.
 /// Returns the bounds of a writer on a server that takes messages of `max_payload` bytes.
 fn limits(max_payload: usize) -> WriterLimits {
@@ -142,7 +145,7 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
     /// If NATS or PostgreSQL refuse at the start, or a table cannot be followed then.
     pub async fn run(self) -> Result<(), RelayError> {
         let log = self.log().await?;
-        let source = LogSource::of(self.connector.clone()).await?;
+        let mut source = LogSource::of(self.connector.clone()).await?;
         log.of(source.clone()).set_up(self.options.storage).await?;
         // Who has stood by, or led, goes on trying: PostgreSQL or NATS may be away for a while.
         let mut goes_on = false;
@@ -154,9 +157,18 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
                 Err(error) if goes_on => {
                     let why = crate::postgres::error_chain::chain(&error);
                     let _ = self.events.send(RelayEvent::Failed(why));
-                    tokio::time::sleep(LOCK_RETRY).await;
+                    // A log of another database is one until somebody does something.
+                    let is_lasting =
+                        matches!(error, RelayError::Log(LogError::OfAnotherDatabase { .. }));
+                    let wait = if is_lasting { SOURCE_RETRY } else { LOCK_RETRY };
+                    tokio::time::sleep(wait).await;
                 }
                 Err(error) => return Err(error),
+            }
+            // The address may lead to another database by now. While none answers, the log is taken
+            // for one of the last that did.
+            if let Ok(now) = LogSource::of(self.connector.clone()).await {
+                source = now;
             }
         }
     }

@@ -8,10 +8,13 @@
 //! 3. It takes the log over, and publishes what differs: all nodes have the rows of staging, live.
 
 use super::turn_lock::claimed;
-use crate::postgres::{Connector, DriverError};
+use crate::postgres::{Connector, DriverError, passes};
 use std::fmt;
+use std::time::Duration;
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
+
+/// How long the server may take to open a session and to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The words before the source in the description of a log's stream.
 const BEFORE: &str = "; database ";
@@ -40,28 +43,37 @@ impl LogSource {
     pub(super) async fn of(
         connector: impl Connector + Clone + 'static,
     ) -> Result<Option<Self>, DriverError> {
-        Self::seen_by(&claimed(connector).await?).await
+        let seen = async { Self::seen_by(&claimed(connector).await?).await };
+        let seen = tokio::time::timeout(PATIENCE, Box::pin(seen)).await;
+        seen.unwrap_or(Err(DriverError::Silent(PATIENCE)))
     }
 
-    /// Asks which database a session is in; `None` if the role may not know.
+    /// Asks which database a session is in; `None` if the server does not say: the role may not
+    /// know, or the server has no such function, as some that are only like PostgreSQL.
     ///
     /// # Errors
-    /// If the server refuses for another reason.
+    /// If the session is lost.
     pub(super) async fn seen_by(client: &Client) -> Result<Option<Self>, DriverError> {
         let sql = "SELECT s.system_identifier, d.oid, d.datname::pg_catalog.text
             FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
             WHERE d.datname = pg_catalog.current_database()";
         match client.query_typed(sql, &[]).await {
-            Ok(rows) => Ok(rows.first().map(|row| Self {
-                system: row.get(0),
-                oid: row.get(1),
-                name: row.get(2),
+            Ok(rows) => Ok(rows.first().and_then(|row| {
+                Some(Self {
+                    system: row.try_get(0).ok()?,
+                    oid: row.try_get(1).ok()?,
+                    // Not every server's texts are UTF-8.
+                    name: row.try_get(2).unwrap_or_default(),
+                })
             })),
-            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
-            Err(source) => Err(DriverError::Server {
-                doing: "ask for the identifier of the database".to_string(),
-                source,
-            }),
+            Err(source) => {
+                let error = DriverError::Server {
+                    doing: "ask for the identifier of the database".to_string(),
+                    source,
+                };
+                let is_refused = error.sqlstate().is_some() && !passes(&error);
+                if is_refused { Ok(None) } else { Err(error) }
+            }
         }
     }
 
@@ -79,8 +91,11 @@ impl LogSource {
         let Some((_, written)) = description.split_once(BEFORE) else {
             return false;
         };
-        let own = format!("{}.{}", self.system, self.oid);
-        written.split(' ').next() != Some(own.as_str())
+        let numbers = written.split(' ').next().unwrap_or_default();
+        let parsed = numbers.split_once('.').and_then(|(system, oid)| {
+            Some((system.parse::<i64>().ok()?, oid.parse::<u32>().ok()?))
+        });
+        parsed.is_some_and(|parsed| parsed != (self.system, self.oid))
     }
 }
 
@@ -114,6 +129,8 @@ mod tests {
         ] {
             assert!(another.is_another(&description), "{another}");
         }
-        assert!(!source.is_another(&LogSource::described(None, "Changes")));
+        for of_nobody in ["Changes", "Orders; database shop", "; database "] {
+            assert!(!source.is_another(of_nobody), "{of_nobody}");
+        }
     }
 }

@@ -50,6 +50,8 @@ pub enum DriverError {
     Parts {
         /// The step that failed, as an imperative: `copy a part of public.users`.
         doing: String,
+        /// Whether the next try would fail alike: no session of a part was begun.
+        is_lasting: bool,
         /// The server's answer.
         source: tokio_postgres::Error,
     },

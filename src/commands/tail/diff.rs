@@ -1,49 +1,78 @@
 //! `pgic tail --diff TABLE`: keeps a table in a cache, and shows how each change altered the rows,
-//! old to new.
+//! old to new. With `--from` it is the cache that a node of a log has.
 
-use crate::commands::watch::{Limit, Style, Watch};
+use crate::commands::watch::{Limit, LoggedRows, Style, SupervisedRows, Watch, Watched};
 use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
+use crate::nats::{LogAddress, find_table};
 use crate::render::Format;
+use crate::render::escape::escape;
 use crate::tables::bounds::Bounds;
 use crate::tables::catalog;
 use crate::tables::supervised::{AnnouncedTargets, open as open_supervised};
 use crate::tables::target::Target;
-use postgres_index_cache_core::tooling::postgres::Supervisor;
-use postgres_index_cache_core::tooling::sync::TableId;
+use std::path::Path;
+use std::pin::Pin;
 
-/// Loads and follows the table, and prints the changes of its rows until `limit`, a signal, or the
-/// end of the reader.
-pub(super) async fn run(context: &Context, name: &str, limit: Limit) -> anyhow::Result<ExitCode> {
+/// Follows the table, and prints the changes of its rows until `limit`, a signal, or the end of the
+/// reader. With a log its rows are those that a node of the log has.
+pub(super) async fn run(
+    context: &Context,
+    name: &str,
+    log: Option<&Path>,
+    limit: Limit,
+) -> anyhow::Result<ExitCode> {
     let mut interrupted = std::pin::pin!(interrupted());
-    let (watch, supervisor) = tokio::select! {
-        opened = open(context, name, limit) => opened?,
+    let Some(log) = log else {
+        let watched = tokio::select! {
+            opened = open(context, name) => opened?,
+            () = &mut interrupted => return Ok(ExitCode::Yes),
+        };
+        return watch(context, watched, limit, interrupted).await;
+    };
+    let address = LogAddress::new(&log.to_string_lossy(), None, &context.environment)?;
+    let follow = tokio::select! {
+        follow = Box::pin(address.live("tail")) => follow?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
+    };
+    let table = find_table(&follow, name)?.clone();
+    let watched = LoggedRows::new(follow, address, table);
+    watch(context, watched, limit, interrupted).await
+}
+
+/// Prints the changes of rows from now on.
+async fn watch(
+    context: &Context,
+    watched: impl Watched,
+    limit: Limit,
+    interrupted: Pin<&mut impl Future<Output = ()>>,
+) -> anyhow::Result<ExitCode> {
+    let watch = Watch {
+        table: watched.table(),
+        format: context.format,
+        layout: context.layout,
+        look: context.look.clone(),
+        style: Style::Changes,
+        limit,
     };
     // As the banner of `tail`: it says that every change from now on is seen. In JSON the event
     // `live` says so.
     if !context.quiet && context.format == Format::Text {
-        crate::render::note(&format!(
-            "following {}\n",
-            crate::render::escape::escape(&watch.target.name())
-        ));
+        let name = format!("{}.{}", watch.table.schema, watch.table.name);
+        crate::render::note(&format!("following {}\n", escape(&name)));
     }
-    watch.run(context, supervisor, interrupted).await
+    watch.run(context, watched, interrupted).await
 }
 
 /// Connects, and waits until the table is loaded and live.
-async fn open(
-    context: &Context,
-    name: &str,
-    limit: Limit,
-) -> anyhow::Result<(Watch, Supervisor<Target>)> {
+async fn open(context: &Context, name: &str) -> anyhow::Result<SupervisedRows> {
     let server = context.server("tail")?;
     let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let mut notices = Vec::new();
     let target = Target::announced(catalog::resolve_one(&catalog, name).await?, &mut notices)?;
     context.notices(&notices);
-    let mut supervisor = open_supervised(
+    let supervisor = open_supervised(
         &server,
         catalog,
         vec![target],
@@ -54,19 +83,6 @@ async fn open(
     )
     .await?;
     context.print_place(&server)?;
-    // The table may have been altered while it was loaded: the supervisor's target is the newest.
-    let target = supervisor.target(TableId(0)).clone();
     // Only from now on: the rows that were loaded are no changes.
-    supervisor.driver_mut().record_row_events();
-    Ok((
-        Watch {
-            target,
-            format: context.format,
-            layout: context.layout,
-            look: context.look.clone(),
-            style: Style::Changes,
-            limit,
-        },
-        supervisor,
-    ))
+    Ok(SupervisedRows::new(supervisor))
 }

@@ -5,10 +5,12 @@ use super::printer::Printer;
 use super::{Args, Passed, lookups, print_counts};
 use crate::commands::Context;
 use crate::exit_code::ExitCode;
+use crate::failure::with_hint;
 use crate::feed::queue::Item;
 use crate::record::entry;
 use crate::record::reader::{Record, Wanted};
 use crate::render::count;
+use anyhow::anyhow;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::{Payload, unpack};
 use std::collections::BTreeSet;
@@ -24,6 +26,18 @@ const NAMED: usize = 10;
 /// # Errors
 /// If the record cannot be read, or the output fails.
 pub(super) fn run(context: &Context, args: &Args, from: &Path) -> anyhow::Result<ExitCode> {
+    if args.duration.is_some() {
+        return Err(with_hint(
+            anyhow!("--duration does not go with --from DIR: a record is printed at once"),
+            "choose a part of it with --since and --until",
+        ));
+    }
+    if from.to_string_lossy().contains("://") {
+        return Err(with_hint(
+            anyhow!("a log has rows, and no notifications"),
+            "show the changes of a table's rows: pgic tail --diff TABLE --from URL",
+        ));
+    }
     let record = Record::open(from)?;
     let prepared = Prepared {
         channels: args.channels.clone(),

@@ -50,7 +50,8 @@ impl<T: SupervisedTable> Lead<T> {
             loop {
                 let looked = look(&connect, &name, made.clone(), round, &places).await;
                 match looked {
-                    Ok(look) => return look,
+                    Ok(look) => return Ok(look),
+                    Err(error @ LogError::OfAnotherDatabase { .. }) => return Err(error),
                     Err(error) => {
                         // Nobody need listen.
                         let _ = events.send(RelayEvent::Failed(chain(&error)));

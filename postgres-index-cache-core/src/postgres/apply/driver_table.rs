@@ -19,9 +19,11 @@ pub(crate) struct DriverTable {
     /// Whether the table is held: its cache is neither reloaded nor changed until the table is
     /// described afresh.
     pub(crate) is_held: bool,
-    /// Whether one session reads the table alone, since parts of it could not be read. It holds until
-    /// a read of the table is done.
+    /// Whether one session reads the table alone, since a part of it was lost. It holds until a read
+    /// of the table is done.
     pub(crate) is_read_alone: bool,
+    /// Whether one session reads the table alone from now on, since the server refuses parts.
+    pub(crate) is_never_divided: bool,
     /// The time at which the driver tries the cache's lock again; `None` unless a reader holds it.
     pub(crate) busy_until: Option<Instant>,
 }
@@ -32,6 +34,7 @@ impl DriverTable {
             fingerprint: config.fingerprint.clone(),
             is_held: false,
             is_read_alone: false,
+            is_never_divided: false,
             config,
             writer,
             busy_until: None,

@@ -122,7 +122,8 @@ impl Driver {
         let is_whole = matches!(kind, ReadKind::All | ReadKind::Compare);
         let own = &self.tables[table.0];
         // Where the owner is distrusted, a read keeps a lock that no other session can have.
-        let is_divided = is_whole && own.config.distrust == Distrust::None && !own.is_read_alone;
+        let is_alone = own.is_read_alone || own.is_never_divided;
+        let is_divided = is_whole && own.config.distrust == Distrust::None && !is_alone;
         // The large tables may be read at once, beside one that is not, and share the sessions.
         let large = self.tables.iter().filter(|own| own.config.is_large());
         let at_once = large.count() + usize::from(!own.config.is_large());
@@ -343,7 +344,10 @@ impl Driver {
         self.reads.lane(lane).asked = None;
         let own = &mut self.tables[table.0];
         own.writer.give_up_decoding();
-        own.is_read_alone |= matches!(error, DriverError::Parts { .. });
+        if let DriverError::Parts { is_lasting, .. } = error {
+            own.is_read_alone = true;
+            own.is_never_divided |= is_lasting;
+        }
         let why = chain(&error);
         tracing::info!(
             table = self.tables[table.0].config.name(),
@@ -369,7 +373,8 @@ impl Driver {
             return;
         }
         let is_refetch = kind.is_refetch();
-        if !self.options.limits.reconnect && !is_refetch {
+        let is_alone_next = matches!(error, DriverError::Parts { .. });
+        if !self.options.limits.reconnect && !is_refetch && !is_alone_next {
             // Whoever asks once wants the error now, and not a second try.
             let failure = self.failure.insert(error).to_string();
             self.engine.handle(Input::Lost(failure), Instant::now());

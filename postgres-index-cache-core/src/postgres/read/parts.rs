@@ -94,8 +94,9 @@ pub(super) struct Divided {
 }
 
 impl Drop for Divided {
-    /// Ends the sessions of a read that has failed or was given up. Otherwise they would go on to
-    /// the ends of their pages, with the table's lock, beside those of the next read.
+    /// Ends the sessions of a read that has failed or was given up, as soon as they send something.
+    /// Otherwise they would go on to the ends of their pages, with the table's lock, beside those of
+    /// the next read.
     fn drop(&mut self) {
         if !self.is_done {
             for (session, _) in &self.others {
@@ -189,8 +190,10 @@ impl Parts {
             SELECT pg_catalog.pg_advisory_xact_lock_shared({key});
             SET LOCAL lock_timeout = '100ms';
             LOCK TABLE {relation} IN ACCESS SHARE MODE;
-            SELECT FROM {relation} LIMIT 0",
-            quote_literal(snapshot)
+            SELECT FROM {relation} LIMIT 0;
+            SET LOCAL lock_timeout = {}",
+            quote_literal(snapshot),
+            self.opener.options.lock_timeout.as_millis()
         );
         let begun = session.client.batch_execute(&begin).await;
         begun.map_err(|source| DriverError::Server {

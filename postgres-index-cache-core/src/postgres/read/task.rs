@@ -428,6 +428,7 @@ impl Read {
                 Policy::Lost | Policy::Starting => self.failed_to("divide", source),
                 Policy::Passing | Policy::Counted | Policy::Refused => DriverError::Parts {
                     doing: format!("divide {} among sessions", self.config.name()),
+                    is_lasting: true,
                     source,
                 },
             })
@@ -527,6 +528,7 @@ impl Read {
         } else if stream > 0 {
             DriverError::Parts {
                 doing: format!("copy a part of {}", self.config.name()),
+                is_lasting: false,
                 source,
             }
         } else {
