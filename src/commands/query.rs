@@ -66,7 +66,7 @@ pub struct Args {
     #[arg(long)]
     pub explain: bool,
     /// Answer from a log that pgic relay writes, as a node does: nats://host:4222/shop
-    #[arg(long, value_name = "URL", conflicts_with_all = ["watch", "explain", "max_memory", "jobs"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["explain", "max_memory", "jobs"])]
     pub from: Option<String>,
 }
 
@@ -86,7 +86,7 @@ Examples:
   pgic query users \"username_hash:=hashtextextended('ann', 0)\" --explain
   pgic query users email_hash=7 --columns id,username -o json
   pgic query users email_hash=7 --watch
-  pgic query users 42 --from nats://n1/shop
+  pgic query users 42 --from nats://n1/shop --watch
 
 Exit codes:
   0  a row matches; with --watch it was ended by a signal, or by its reader

@@ -311,29 +311,24 @@ impl Follow {
 
     /// Records the changes of rows from now on.
     pub(crate) fn record_row_events(&mut self) {
-        self.image.record_row_events();
+        self.image.record_row_events_of(None);
     }
 
-    /// Records the changes of rows from now on, for [`take_row_changes`](Self::take_row_changes),
-    /// which must be called after each step: each change is kept until then.
-    pub fn record_row_changes(&mut self) {
-        self.record_row_events();
+    /// Records the changes of rows of a table from now on, for
+    /// [`take_row_changes`](Self::take_row_changes), which must be called after each step: each
+    /// change is kept until then.
+    pub fn record_row_changes(&mut self, table: TableName) {
+        self.image.record_row_events_of(Some(table));
     }
 
-    /// Takes the changes of rows of a table that were recorded. Those of the other tables are
-    /// dropped.
-    pub fn take_row_changes(&mut self, table: &TableName) -> Vec<RowChange> {
-        let mut taken = Vec::new();
-        for (name, events) in self.image.take_row_events() {
-            if name == *table {
-                let changes = events.into_iter().filter_map(|event| match event {
-                    RowEvent::Row { change, .. } => Some(change),
-                    RowEvent::Model { .. } | RowEvent::Misfit { .. } => None,
-                });
-                taken.extend(changes);
-            }
-        }
-        taken
+    /// Takes the changes of rows that were recorded.
+    pub fn take_row_changes(&mut self) -> Vec<RowChange> {
+        let events = self.image.take_row_events().into_iter();
+        let changes = events.filter_map(|event| match event {
+            RowEvent::Row { change, .. } => Some(change),
+            RowEvent::Model { .. } | RowEvent::Misfit { .. } => None,
+        });
+        changes.collect()
     }
 
     /// Returns whether every message of the log is in the caches, as far as is known.

@@ -97,12 +97,29 @@ struct ImageTable {
     writer: Option<Box<dyn CacheWriter>>,
 }
 
+/// The tables of which changes of rows are recorded.
+enum Recorded {
+    None,
+    All,
+    Of(TableName),
+}
+
+impl Recorded {
+    fn has(&self, table: &TableName) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Of(only) => only == table,
+        }
+    }
+}
+
 /// The rows of the tables of a log.
 pub(super) struct TablesImage {
     caches: Box<dyn Caches>,
     tables: Vec<ImageTable>,
-    /// Whether changes of rows are recorded for [`take_row_events`](Self::take_row_events).
-    records_events: bool,
+    /// The tables of which changes of rows are recorded.
+    recorded: Recorded,
     /// The bytes that the caches may take.
     max_memory: usize,
     /// The rows since the memory was looked at.
@@ -119,7 +136,7 @@ impl TablesImage {
         Self {
             caches,
             tables: Vec::new(),
-            records_events: false,
+            recorded: Recorded::None,
             max_memory,
             unmeasured: 0,
             is_too_large: false,
@@ -150,21 +167,27 @@ impl TablesImage {
         found.and_then(|table| table.writer.as_mut())
     }
 
-    /// Records the changes of rows from now on.
-    pub(super) fn record_row_events(&mut self) {
-        self.records_events = true;
-        for writer in self.writers() {
-            writer.record_events();
+    /// Records the changes of rows of `table` from now on, or of all tables.
+    pub(super) fn record_row_events_of(&mut self, table: Option<TableName>) {
+        self.recorded = table.map_or(Recorded::All, Recorded::Of);
+        for ImageTable { name, writer } in &mut self.tables {
+            if let Some(writer) = writer.as_mut().filter(|_| self.recorded.has(name)) {
+                writer.record_events();
+            }
         }
     }
 
-    /// Takes the changes of rows that were recorded, by their tables.
-    pub(super) fn take_row_events(&mut self) -> Vec<(TableName, Vec<RowEvent>)> {
-        let events = self.tables.iter_mut().filter_map(|table| {
-            let writer = table.writer.as_mut()?;
-            Some((table.name.clone(), writer.take_row_events()))
-        });
-        events.collect()
+    /// Takes the changes of rows that were recorded, of all tables.
+    pub(super) fn take_row_events(&mut self) -> Vec<RowEvent> {
+        let recorded = &self.recorded;
+        let tables = self
+            .tables
+            .iter_mut()
+            .filter(|table| recorded.has(&table.name));
+        let writers = tables.filter_map(|table| table.writer.as_mut());
+        writers
+            .flat_map(|writer| writer.take_row_events())
+            .collect()
     }
 
     /// Begins to load a snapshot of these tables, with about so many rows each. A table that is
@@ -182,7 +205,7 @@ impl TablesImage {
         for ((description, rows), mut writer) in descriptions.iter().zip(rows).zip(writers) {
             if let Some(writer) = &mut writer {
                 writer.all_together();
-                if self.records_events {
+                if self.recorded.has(&description.name()) {
                     writer.record_events();
                 }
                 if is_emptied && writer.clear(&[]).is_err() {

@@ -9,6 +9,7 @@
 //!
 //! The supervisor is polled in every turn, so PostgreSQL's notification queue never waits for NATS.
 
+mod doubt;
 mod questions;
 mod recovery;
 mod snapshots;
@@ -30,6 +31,7 @@ use crate::postgres::{DriverEvent, SupervisedTable, Supervisor, SupervisorEvent,
 use crate::sync::{Backoff, FenceId, State, TableId};
 use crate::table_cache::KeyBuf;
 use async_nats::{Subject, Subscriber};
+use doubt::Doubt;
 use futures_util::StreamExt as _;
 use questions::Questions;
 use recovery::Look;
@@ -117,6 +119,7 @@ pub(super) struct Lead<T: SupervisedTable> {
     waits: Waits,
     look_at: Instant,
     looking: Option<JoinHandle<Result<Option<SnapshotInfo>, LogError>>>,
+    doubt: Doubt,
     ended: Option<Ended>,
 }
 
@@ -171,6 +174,7 @@ impl<T: SupervisedTable> Lead<T> {
             waits: Waits::default(),
             look_at: now,
             looking: None,
+            doubt: Doubt::default(),
             ended: None,
         })
     }
@@ -203,7 +207,9 @@ impl<T: SupervisedTable> Lead<T> {
                 None => std::future::pending().await,
             }
         };
-        let reads = self.snapshot.as_ref().filter(|snapshot| !snapshot.is_read);
+        let is_in_doubt = self.is_in_doubt();
+        let reads = self.snapshot.as_ref();
+        let reads = reads.filter(|snapshot| !snapshot.is_read && !is_in_doubt);
         let wanted = async {
             match reads {
                 Some(snapshot) => snapshot.upload.ready().await,
@@ -227,6 +233,7 @@ impl<T: SupervisedTable> Lead<T> {
                 // The log is none of this relay's any more.
                 Err(error) => self.step_down(&error),
             },
+            seen = done(&mut self.doubt.asking) => self.take_source(seen),
             found = done(&mut self.looking) => self.take_look(found),
             put = done(&mut self.finishing) => self.take_snapshot(put),
             () = self.questions.transactions.retry() => {
@@ -293,6 +300,10 @@ impl<T: SupervisedTable> Lead<T> {
     /// Publishes what the driver did to the caches since the last call.
     fn publish_events(&mut self) {
         let now = Instant::now();
+        if self.is_in_doubt() {
+            // The events wait.
+            return self.doubt(now);
+        }
         let mut batch = Batch::default();
         let mut told = self.tables.state;
         let events: Vec<SupervisorEvent> = self.supervisor.take_events().collect();
@@ -316,9 +327,6 @@ impl<T: SupervisedTable> Lead<T> {
                 }
                 SupervisorEvent::Driver(DriverEvent::Disconnected { why, .. }) => {
                     self.tables.why = why;
-                    // The address may lead to another database now, whose rows must not be
-                    // published. Whoever is to lead is asked first of which database that is.
-                    self.ended = Some(Ended::SteppedDown);
                 }
                 SupervisorEvent::Driver(DriverEvent::ReloadScheduled { table, why }) => {
                     let name = self.supervisor.target(table).config().name();
@@ -417,9 +425,12 @@ impl<T: SupervisedTable> Lead<T> {
     /// Does what is due: proofs, a new term for altered tables, a snapshot.
     fn go_on(&mut self) {
         let now = Instant::now();
-        self.begin_again_if_altered(now);
-        self.answer_questions();
-        self.prove(now);
+        // In doubt nothing is live: no proof and no snapshot follows.
+        if !self.is_in_doubt() {
+            self.begin_again_if_altered(now);
+            self.answer_questions();
+            self.prove(now);
+        }
         self.ask_for_fence(now);
         self.begin_snapshot();
     }

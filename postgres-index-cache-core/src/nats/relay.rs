@@ -151,6 +151,7 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
         let mut goes_on = false;
         loop {
             let led = self.stand_by_and_lead(source.as_ref(), &mut goes_on).await;
+            let mut is_moved = matches!(led, Ok(Ended::SteppedDown));
             match led {
                 Ok(Ended::SteppedDown) => {}
                 Ok(Ended::Failed(why)) => return Err(RelayError::Ended(why)),
@@ -160,6 +161,7 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
                     // A log of another database is one until somebody does something.
                     let is_lasting =
                         matches!(error, RelayError::Log(LogError::OfAnotherDatabase { .. }));
+                    is_moved = is_lasting;
                     let wait = if is_lasting { SOURCE_RETRY } else { LOCK_RETRY };
                     tokio::time::sleep(wait).await;
                 }
@@ -167,7 +169,7 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
             }
             // The address may lead to another database by now. While none answers, the log is taken
             // for one of the last that did.
-            if let Ok(now) = LogSource::of(self.connector.clone()).await {
+            if is_moved && let Ok(now) = LogSource::of(self.connector.clone()).await {
                 source = now;
             }
         }

@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// The most nodes that are listened to: anybody who may publish can make some up.
 const MOST_NODES: usize = 10_000;
 
+/// The most bytes of answers that are kept.
+const MOST_BYTES: usize = 64 << 20;
+
 /// The longest answer that is read, in bytes.
 const LONGEST: usize = 256 << 10;
 
@@ -84,6 +87,7 @@ impl NatsLog {
         }
         let asked_at = Instant::now();
         let mut nodes = BTreeMap::new();
+        let mut bytes = 0;
         let collect = async {
             while let Some(answer) = answers.next().await {
                 if answer.payload.len() > LONGEST {
@@ -93,8 +97,12 @@ impl NatsLog {
                     continue;
                 };
                 let took = asked_at.elapsed();
+                let before = nodes.len();
                 nodes.entry(node.instance.clone()).or_insert((node, took));
-                if nodes.len() >= MOST_NODES {
+                if nodes.len() > before {
+                    bytes += answer.payload.len();
+                }
+                if nodes.len() >= MOST_NODES || bytes >= MOST_BYTES {
                     return;
                 }
             }

@@ -8,10 +8,11 @@
 //! 3. It takes the log over, and publishes what differs: all nodes have the rows of staging, live.
 
 use super::turn_lock::claimed;
-use crate::postgres::{Connector, DriverError, passes};
+use crate::postgres::{Connector, DriverError};
 use std::fmt;
 use std::time::Duration;
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error, Row};
 
 /// How long the server may take to open a session and to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -36,6 +37,11 @@ impl fmt::Display for LogSource {
 }
 
 impl LogSource {
+    /// The query of the database of a session.
+    pub(super) const QUERY: &str = "SELECT s.system_identifier, d.oid, d.datname::pg_catalog.text
+        FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+        WHERE d.datname = pg_catalog.current_database()";
+
     /// Asks which database the connector leads to; `None` if the role may not know.
     ///
     /// # Errors
@@ -48,16 +54,21 @@ impl LogSource {
         seen.unwrap_or(Err(DriverError::Silent(PATIENCE)))
     }
 
-    /// Asks which database a session is in; `None` if the server does not say: the role may not
-    /// know, or the server has no such function, as some that are only like PostgreSQL.
+    /// Asks which database a session is in, as [`of_rows`](Self::of_rows).
+    pub(super) async fn seen_by(client: &Client) -> Result<Option<Self>, DriverError> {
+        Self::of_rows(client.query_typed(Self::QUERY, &[]).await)
+    }
+
+    /// Returns the database that the rows of [`QUERY`](Self::QUERY) name; `None` if the server does
+    /// not say: the role may not know, or the server has no such function, as some that are only
+    /// like PostgreSQL.
     ///
     /// # Errors
-    /// If the session is lost.
-    pub(super) async fn seen_by(client: &Client) -> Result<Option<Self>, DriverError> {
-        let sql = "SELECT s.system_identifier, d.oid, d.datname::pg_catalog.text
-            FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
-            WHERE d.datname = pg_catalog.current_database()";
-        match client.query_typed(sql, &[]).await {
+    /// If the query has failed for another reason.
+    pub(super) fn of_rows(rows: Result<Vec<Row>, Error>) -> Result<Option<Self>, DriverError> {
+        // insufficient_privilege, undefined_function, undefined_table, feature_not_supported
+        const UNSAID: [&str; 4] = ["42501", "42883", "42P01", "0A000"];
+        match rows {
             Ok(rows) => Ok(rows.first().and_then(|row| {
                 Some(Self {
                     system: row.try_get(0).ok()?,
@@ -67,14 +78,21 @@ impl LogSource {
                 })
             })),
             Err(source) => {
-                let error = DriverError::Server {
+                let code = source.code().map(SqlState::code);
+                if code.is_some_and(|code| UNSAID.contains(&code)) {
+                    return Ok(None);
+                }
+                Err(DriverError::Server {
                     doing: "ask for the identifier of the database".to_string(),
                     source,
-                };
-                let is_refused = error.sqlstate().is_some() && !passes(&error);
-                if is_refused { Ok(None) } else { Err(error) }
+                })
             }
         }
+    }
+
+    /// Returns whether both are one database, which may have been renamed.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.system, self.oid) == (other.system, other.oid)
     }
 
     /// Returns the description of a stream whose entries are of this database.

@@ -1,7 +1,8 @@
 //! `pgic query --from`: answers from the rows that a node of a log has.
 
 use super::{Args, sort_by_key};
-use crate::commands::Context;
+use crate::commands::watch::{Limit, LoggedRows, Style, Watch, Watched as _, WatchedTable};
+use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
 use crate::failure::{HintExt as _, with_hint};
 use crate::nats::{LogAddress, find_table};
@@ -12,7 +13,8 @@ use crate::tables::conditions::Written;
 use crate::tables::key;
 use anyhow::anyhow;
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::{CellType, KeyBuf, Row, TableShape};
+use postgres_index_cache_core::tooling::nats::LoggedTable;
+use postgres_index_cache_core::tooling::{CellType, Condition, KeyBuf, Predicate, Row, TableShape};
 
 /// Follows the log until its rows are live, and prints the row of a key, or all rows.
 ///
@@ -28,6 +30,9 @@ pub(super) async fn run(context: &Context, args: &Args, url: &str) -> anyhow::Re
         ));
     }
     let address = LogAddress::new(url, None, &context.environment)?;
+    if args.watch {
+        return keep_watching(context, args, address).await;
+    }
     let follow = Box::pin(address.live("query")).await?;
     let table = find_table(&follow, &args.table)?;
     let cache = table.cache.read();
@@ -70,6 +75,48 @@ pub(super) async fn run(context: &Context, args: &Args, url: &str) -> anyhow::Re
     } else {
         ExitCode::No
     })
+}
+
+/// Prints the answer, and again after each change, until a signal comes or nobody reads.
+async fn keep_watching(
+    context: &Context,
+    args: &Args,
+    address: LogAddress,
+) -> anyhow::Result<ExitCode> {
+    let mut interrupted = std::pin::pin!(interrupted());
+    let follow = tokio::select! {
+        follow = Box::pin(address.live("query")) => follow?,
+        () = &mut interrupted => return Ok(ExitCode::Yes),
+    };
+    let table = find_table(&follow, &args.table)?.clone();
+    let key = args.conditions.first().cloned();
+    let names = args.columns.clone();
+    let show = move |table: &LoggedTable| {
+        let mut watched = WatchedTable::of_log(table);
+        watched.shown = columns(&watched.shape, &names)?;
+        if let Some(written) = &key {
+            let key = read_key(&watched.shape, &table.description.key, written)?;
+            let cells = key.cells().map(|cell| Predicate::Cell(cell.to_vec()));
+            let of_key = std::iter::zip(watched.shape.key(), cells);
+            watched.conditions = of_key
+                .map(|(column, wanted)| Condition {
+                    column: *column,
+                    wanted,
+                })
+                .collect();
+        }
+        Ok(watched)
+    };
+    let watched = LoggedRows::new(follow, address, table, Box::new(show))?;
+    let watch = Watch {
+        table: watched.table(),
+        format: context.format,
+        layout: context.layout,
+        look: context.look.clone(),
+        style: Style::QueryResult,
+        limit: Limit::default(),
+    };
+    watch.run(context, watched, interrupted).await
 }
 
 /// Returns the columns to show, by their positions.

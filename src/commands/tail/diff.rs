@@ -1,7 +1,9 @@
 //! `pgic tail --diff TABLE`: keeps a table in a cache, and shows how each change altered the rows,
 //! old to new. With `--from` it is the cache that a node of a log has.
 
-use crate::commands::watch::{Limit, LoggedRows, Style, SupervisedRows, Watch, Watched};
+use crate::commands::watch::{
+    Limit, LoggedRows, Style, SupervisedRows, Watch, Watched, WatchedTable,
+};
 use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
 use crate::nats::{LogAddress, find_table};
@@ -11,6 +13,7 @@ use crate::tables::bounds::Bounds;
 use crate::tables::catalog;
 use crate::tables::supervised::{AnnouncedTargets, open as open_supervised};
 use crate::tables::target::Target;
+use postgres_index_cache_core::tooling::nats::LoggedTable;
 use std::path::Path;
 use std::pin::Pin;
 
@@ -36,7 +39,8 @@ pub(super) async fn run(
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
     let table = find_table(&follow, name)?.clone();
-    let watched = LoggedRows::new(follow, address, table);
+    let show = Box::new(|table: &LoggedTable| Ok(WatchedTable::of_log(table)));
+    let watched = LoggedRows::new(follow, address, table, show)?;
     watch(context, watched, limit, interrupted).await
 }
 

@@ -26,16 +26,16 @@ const NAMED: usize = 10;
 /// # Errors
 /// If the record cannot be read, or the output fails.
 pub(super) fn run(context: &Context, args: &Args, from: &Path) -> anyhow::Result<ExitCode> {
-    if args.duration.is_some() {
-        return Err(with_hint(
-            anyhow!("--duration does not go with --from DIR: a record is printed at once"),
-            "choose a part of it with --since and --until",
-        ));
-    }
     if from.to_string_lossy().contains("://") {
         return Err(with_hint(
             anyhow!("a log has rows, and no notifications"),
             "show the changes of a table's rows: pgic tail --diff TABLE --from URL",
+        ));
+    }
+    if args.duration.is_some() {
+        return Err(with_hint(
+            anyhow!("--duration does not go with --from DIR: a record is printed at once"),
+            "choose a part of it with --since and --until",
         ));
     }
     let record = Record::open(from)?;

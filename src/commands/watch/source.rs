@@ -4,6 +4,7 @@
 use crate::tables::supervised::{explain, indexed_cache};
 use crate::tables::target::Target;
 use parking_lot::RwLockReadGuard;
+use postgres_index_cache_core::tooling::nats::LoggedTable;
 use postgres_index_cache_core::tooling::postgres::{
     DriverEvent, RowChange, Supervisor, SupervisorEvent,
 };
@@ -24,6 +25,19 @@ pub(in crate::commands) struct WatchedTable {
 }
 
 impl WatchedTable {
+    /// Returns a table of a log, of which all is shown.
+    pub(in crate::commands) fn of_log(table: &LoggedTable) -> Self {
+        let description = &table.description;
+        let shape = Arc::clone(table.cache.read().shape());
+        Self {
+            schema: description.schema.clone(),
+            name: description.table.clone(),
+            shown: (0..shape.columns().len()).collect(),
+            shape,
+            conditions: Vec::new(),
+        }
+    }
+
     /// Returns the schema and the name.
     pub(super) fn names(&self) -> (&str, &str) {
         (&self.schema, &self.name)

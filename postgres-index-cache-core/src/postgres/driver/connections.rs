@@ -9,10 +9,14 @@ use crate::postgres::error_chain::chain;
 use crate::postgres::quote::{quote_identifier, quote_literal};
 use crate::postgres::schema::catalog::who_is;
 use crate::sync::{AuxConnection, Failure, Input, Snapshot, TableId};
+#[cfg(feature = "nats")]
+use crate::{postgres::connection::traced::Traced, sync::State};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
+#[cfg(feature = "nats")]
+use tokio_postgres::Client;
 use tokio_postgres::SimpleQueryMessage;
 
 impl Driver {
@@ -108,6 +112,15 @@ impl Driver {
             epoch: self.epochs,
             reads: !self.tables.is_empty(),
         }
+    }
+
+    /// Returns the client of F, once L has heard F: both are on one server. `None` before that, and
+    /// while it is lost.
+    #[cfg(feature = "nats")]
+    pub(crate) fn proven_client(&self) -> Option<Arc<Traced<Client>>> {
+        let is_heard = self.engine.state() > State::Probing;
+        let client = self.aux_client(AuxConnection::Fences)?.client;
+        is_heard.then_some(client)
     }
 
     /// Returns the client of F or Q; `None` while it is lost.

@@ -426,9 +426,9 @@ impl Read {
             .map_err(|source| match sqlstate::policy(code_of(&source)) {
                 // This session itself has ended.
                 Policy::Lost | Policy::Starting => self.failed_to("divide", source),
-                Policy::Passing | Policy::Counted | Policy::Refused => DriverError::Parts {
+                policy => DriverError::Parts {
                     doing: format!("divide {} among sessions", self.config.name()),
-                    is_lasting: true,
+                    is_lasting: policy != Policy::Passing,
                     source,
                 },
             })
