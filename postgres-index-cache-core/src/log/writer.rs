@@ -520,6 +520,11 @@ impl Writer {
         }
     }
 
+    /// Notes that the rows of the snapshot that has begun are read no further. Another one may begin.
+    pub fn give_up_snapshot(&mut self) {
+        self.drop_snapshot();
+    }
+
     fn drop_snapshot(&mut self) {
         if self.snapshot.take().is_some() {
             self.outputs.push_back(WriterOutput::DropSnapshot);

@@ -120,6 +120,8 @@ pub(super) struct Lead<T: SupervisedTable> {
     look_at: Instant,
     looking: Option<JoinHandle<Result<Option<SnapshotInfo>, LogError>>>,
     doubt: Doubt,
+    /// Keys whose rows are to be published once there is no doubt.
+    deferred: Vec<DeferredKeys>,
     ended: Option<Ended>,
 }
 
@@ -175,6 +177,7 @@ impl<T: SupervisedTable> Lead<T> {
             look_at: now,
             looking: None,
             doubt: Doubt::default(),
+            deferred: Vec::new(),
             ended: None,
         })
     }
@@ -199,6 +202,7 @@ impl<T: SupervisedTable> Lead<T> {
             self.writer.poll_timeout(),
             Some(self.look_at),
             self.waits.snapshot_at,
+            self.doubt.ask_at,
         ];
         let until = until.into_iter().flatten().min();
         let due = async {
@@ -427,6 +431,9 @@ impl<T: SupervisedTable> Lead<T> {
         let now = Instant::now();
         // In doubt nothing is live: no proof and no snapshot follows.
         if !self.is_in_doubt() {
+            for keys in std::mem::take(&mut self.deferred) {
+                self.publish_deferred(&keys);
+            }
             self.begin_again_if_altered(now);
             self.answer_questions();
             self.prove(now);
@@ -525,6 +532,10 @@ impl<T: SupervisedTable> Lead<T> {
                     }
                 }
                 WriterOutput::Recover { round, places } => self.recover(round, places),
+                // In doubt they wait with the events.
+                WriterOutput::PublishDeferred(keys) if self.is_in_doubt() => {
+                    self.deferred.push(keys);
+                }
                 WriterOutput::PublishDeferred(keys) => self.publish_deferred(&keys),
                 WriterOutput::PutSnapshot(place) => self.finish_snapshot(place),
                 WriterOutput::DropSnapshot => self.snapshot = None,

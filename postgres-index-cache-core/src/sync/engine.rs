@@ -134,6 +134,11 @@ impl Engine {
         &mut self.limits
     }
 
+    /// Returns whether L has heard F: both are on one server, and F is there.
+    pub fn has_heard_fences(&self) -> bool {
+        self.connections.can_look()
+    }
+
     /// Returns the state of the replica: the least of its tables' states.
     pub fn state(&self) -> State {
         self.state

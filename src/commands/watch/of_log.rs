@@ -41,8 +41,9 @@ struct Held {
 }
 
 impl Held {
-    /// Adds a change of a row of this shape.
-    fn add(&mut self, shape: &TableShape, change: RowChange) {
+    /// Adds a change of a row, unless it is of no interest. The conditions are those of a key, which
+    /// all rows of one key fulfil, or none.
+    fn add(&mut self, watched: &WatchedTable, change: RowChange) {
         let (old, new) = match change {
             RowChange::Added(new) => (None, Some(new)),
             RowChange::Changed { old, new } => (Some(old), Some(new)),
@@ -51,7 +52,10 @@ impl Held {
         let Some(row) = new.as_ref().or(old.as_ref()) else {
             return;
         };
-        match self.by_key.entry(KeyBuf::of_row(shape, row)) {
+        if !watched.fulfils(row) {
+            return;
+        }
+        match self.by_key.entry(KeyBuf::of_row(&watched.shape, row)) {
             Entry::Occupied(mut held) => held.get_mut().1 = new,
             Entry::Vacant(free) => {
                 self.keys.push(free.key().clone());
@@ -115,10 +119,14 @@ impl LoggedRows {
         let is_same = |now: &&LoggedTable| Arc::ptr_eq(&now.cache, &self.table.cache);
         match now.cloned() {
             Some(now) if self.is_there && is_same(&&now) => {
-                for change in changes {
-                    self.held.add(&self.watched.shape, change);
+                let is_live = self.follow.is_live();
+                if is_live && self.held.keys.is_empty() {
+                    return changes.into_iter().map(WatchEvent::Row).collect();
                 }
-                if self.follow.is_live() {
+                for change in changes {
+                    self.held.add(&self.watched, change);
+                }
+                if is_live {
                     self.held.take(&self.watched.shape)
                 } else {
                     Vec::new()

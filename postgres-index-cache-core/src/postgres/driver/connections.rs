@@ -4,13 +4,13 @@
 use super::turn::{TaskEvent, say};
 use super::{Driver, DriverEvent};
 use crate::postgres::connection::sessions::{AuxClient, ConnectionEvent, OpenSession, Opener};
+#[cfg(feature = "nats")]
+use crate::postgres::connection::traced::Traced;
 use crate::postgres::error::{DriverError, Verdict};
 use crate::postgres::error_chain::chain;
 use crate::postgres::quote::{quote_identifier, quote_literal};
 use crate::postgres::schema::catalog::who_is;
 use crate::sync::{AuxConnection, Failure, Input, Snapshot, TableId};
-#[cfg(feature = "nats")]
-use crate::{postgres::connection::traced::Traced, sync::State};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -118,9 +118,8 @@ impl Driver {
     /// while it is lost.
     #[cfg(feature = "nats")]
     pub(crate) fn proven_client(&self) -> Option<Arc<Traced<Client>>> {
-        let is_heard = self.engine.state() > State::Probing;
         let client = self.aux_client(AuxConnection::Fences)?.client;
-        is_heard.then_some(client)
+        self.engine.has_heard_fences().then_some(client)
     }
 
     /// Returns the client of F or Q; `None` while it is lost.
