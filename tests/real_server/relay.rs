@@ -286,6 +286,7 @@ async fn a_relay_whose_address_leads_to_another_database_publishes_nothing_of_th
     }
     // The tables have moved. The error says how a log of the other database is described.
     let own = said.rsplit_once("a log of this database as \"").unwrap().1;
+    assert!(own.contains("; database "), "{said}");
     describe_stream(&url, own.trim_end_matches('"')).await;
     while relay.next()["state"] != "live" {}
     let row = of_log(&url, &["query", "orders", "2,1", "-o", "json"]);

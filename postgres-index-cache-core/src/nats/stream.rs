@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The description of the stream of entries, without the database.
-const ENTRIES: &str = "Changes of PostgreSQL tables, written by pgic relay";
+pub(super) const ENTRIES: &str = "Changes of PostgreSQL tables, written by pgic relay";
 
 /// The error code of JetStream for a stream that is not there.
 const STREAM_NOT_FOUND: u64 = 10_059;

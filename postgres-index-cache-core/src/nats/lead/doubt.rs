@@ -15,6 +15,7 @@ use super::{Ended, Lead};
 use crate::nats::error::LogError;
 use crate::nats::relay::RelayEvent;
 use crate::nats::source::{LogSource, PATIENCE};
+use crate::nats::stream::ENTRIES;
 use crate::postgres::error_chain::chain;
 use crate::postgres::{DriverError, SupervisedTable};
 use crate::sync::State;
@@ -100,8 +101,8 @@ impl<T: SupervisedTable> Lead<T> {
             Some((own, seen)) if !own.is_same(&seen) => {
                 let error = LogError::OfAnotherDatabase {
                     stream: self.log.name().stream(),
-                    description: own.to_string(),
-                    own: seen.to_string(),
+                    description: LogSource::described(Some(own), ENTRIES),
+                    own: LogSource::described(Some(&seen), ENTRIES),
                 };
                 // Nobody need listen.
                 let _ = self.events.send(RelayEvent::Failed(chain(&error)));
