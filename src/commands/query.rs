@@ -3,7 +3,7 @@
 
 mod of_log;
 
-use super::watch::{Limit, Style, SupervisedRows, Watch, Watched as _};
+use super::watch::{Limit, Style, SupervisedRows, Watch};
 use super::{Context, interrupted};
 use crate::completion;
 use crate::connect::Server;
@@ -231,14 +231,7 @@ async fn keep_watching(
     // The session that described the table has no more work, and a watch may last for days.
     drop(client);
     let watched = SupervisedRows::new(supervisor);
-    let watch = Watch {
-        table: watched.table(),
-        format: context.format,
-        layout: context.layout,
-        look: context.look.clone(),
-        style: Style::QueryResult,
-        limit: Limit::default(),
-    };
+    let watch = Watch::new(context, &watched, Style::QueryResult, Limit::default());
     watch
         .run(context, watched, std::pin::pin!(interrupted()))
         .await

@@ -133,6 +133,23 @@ impl Counts {
 }
 
 impl Watch {
+    /// Prepares to print `watched` as the context says.
+    pub(super) fn new(
+        context: &Context,
+        watched: &impl Watched,
+        style: Style,
+        limit: Limit,
+    ) -> Self {
+        Self {
+            table: watched.table(),
+            format: context.format,
+            layout: context.layout,
+            look: context.look.clone(),
+            style,
+            limit,
+        }
+    }
+
     /// Prints until a limit is reached, a signal comes, or nobody reads.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! `pgic query --from`: answers from the rows that a node of a log has.
 
 use super::{Args, sort_by_key};
-use crate::commands::watch::{Limit, LoggedRows, Style, Watch, Watched as _, WatchedTable};
+use crate::commands::watch::{Limit, LoggedRows, Style, Watch, WatchedTable};
 use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
 use crate::failure::{HintExt as _, with_hint};
@@ -108,14 +108,7 @@ async fn keep_watching(
         Ok(watched)
     };
     let watched = LoggedRows::new(follow, address, table, Box::new(show))?;
-    let watch = Watch {
-        table: watched.table(),
-        format: context.format,
-        layout: context.layout,
-        look: context.look.clone(),
-        style: Style::QueryResult,
-        limit: Limit::default(),
-    };
+    let watch = Watch::new(context, &watched, Style::QueryResult, Limit::default());
     watch.run(context, watched, interrupted).await
 }
 

@@ -51,14 +51,7 @@ async fn watch(
     limit: Limit,
     interrupted: Pin<&mut impl Future<Output = ()>>,
 ) -> anyhow::Result<ExitCode> {
-    let watch = Watch {
-        table: watched.table(),
-        format: context.format,
-        layout: context.layout,
-        look: context.look.clone(),
-        style: Style::Changes,
-        limit,
-    };
+    let watch = Watch::new(context, &watched, Style::Changes, limit);
     // As the banner of `tail`: it says that every change from now on is seen. In JSON the event
     // `live` says so.
     if !context.quiet && context.format == Format::Text {
