@@ -406,7 +406,7 @@ async fn a_stale_announcement_of_a_nested_trigger_is_marked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_names_and_keys_are_literal() {
     let schema = "S \"q\" {{quote}} $pgic$ \\ '";
-    let table = "t'x$pgic1$\\é😀.{{function}}";
+    let table = "t'x$pgic1$\\é😀.{{function}} %s %1$s %";
     let column = "K \"k\" %s {{new_key}}";
     let sql = format!(
         "CREATE SCHEMA {schema}; CREATE TABLE {schema}.{table} ({column} text, n int, \"order\" \
@@ -441,6 +441,12 @@ async fn odd_names_and_keys_are_literal() {
             .collect::<Vec<Value>>(),
         ["insert", "delete", "update"]
     );
+    assert_eq!(changes[1]["new_id"], json!([8, "a'\\\""]));
+    assert_eq!(changes[2]["old_id"], json!([7, "a'\\\""]));
+    assert_eq!(
+        (&changes[2]["id"], &changes[2]["data"]["n"]),
+        (&json!([8, "a'\\\""]), &json!(8))
+    );
     assert_eq!(
         database
             .pgic(&["install-triggers", &name])
@@ -450,6 +456,52 @@ async fn odd_names_and_keys_are_literal() {
         1
     );
     database.pgic_ok(&["remove-triggers", &name]);
+}
+
+/// A row that is too long is cut off where its members begin in the payload. Here the keys hold the
+/// names of those members, and the text in front is as long as it can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_row_is_cut_off_behind_its_key() {
+    let database = installed(
+        "CREATE TABLE docs (id jsonb PRIMARY KEY, doc text, more json)",
+        &["docs"],
+    )
+    .await;
+    let client = database.client().await;
+    let mut listening = database.listen().await;
+    let keys = [
+        json!({"a": 1, "data": {"nulls": []}, "nulls": ["data"]}),
+        json!([{"data": "\",\"data\":{", "nulls": "\",\"nulls\":["}]),
+        json!(",\"nulls\":["),
+    ];
+    // Stored it is short, so the trigger makes its text.
+    let write = "INSERT INTO docs SELECT $1::text::jsonb, repeat('x', 20000)";
+    let change = "UPDATE docs SET id = $2::text::jsonb WHERE id = $1::text::jsonb";
+    for key in &keys {
+        let other = json!([key, "data"]);
+        let [old, new] = [key.to_string(), other.to_string()];
+        client.execute(write, &[&old]).await.unwrap();
+        client.execute(change, &[&old, &new]).await.unwrap();
+        let changes = listening.changes().await;
+        assert_eq!(changes.len(), 3, "{changes:?}");
+        let [inserted, removed, updated] = [&changes[0], &changes[1], &changes[2]];
+        assert_eq!(
+            (&inserted["id"], &inserted["truncated"]),
+            (key, &json!(true))
+        );
+        assert_eq!((&removed["id"], &removed["new_id"]), (key, &other));
+        assert_eq!(
+            (&updated["id"], &updated["old_id"], &updated["truncated"]),
+            (&other, key, &json!(true))
+        );
+        for change in [inserted, updated] {
+            assert!(
+                change["data"].is_null() && change["nulls"].is_null(),
+                "{change}"
+            );
+            assert_eq!(change["schema"], "public");
+        }
+    }
 }
 
 /// A notify inside the EXCEPTION block keeps 8 kB a row until the transaction ends: 300,000 rows

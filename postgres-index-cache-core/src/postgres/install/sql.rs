@@ -8,7 +8,8 @@ mod bulk;
 mod payload;
 
 use self::payload::{
-    around_key, head, head_of, head_without_key, is_set, json_string, key_expression, key_row, row,
+    around_key, head, head_of, head_without_key, is_set, json_string, key_expression,
+    key_has_changed, row, row_begins,
 };
 use super::TriggerOptions;
 use crate::postgres::catalog::{
@@ -453,12 +454,12 @@ fn places(
         ("{{columns}}", serde_json::json!(types).to_string()),
         ("{{truncate_of_leaf}}", truncate_of_leaf(table, &reload)),
         ("{{row}}", row(&sent, options, "NEW")),
+        ("{{row_begins}}", quote_literal(row_begins(&sent))),
         ("{{head_of_insert}}", head_of("insert", table, key, options)),
         ("{{head_of_update}}", head_of("update", table, key, options)),
         ("{{new_key_is_set}}", is_set("NEW", key)),
         ("{{old_key_is_set}}", is_set("OLD", key)),
-        ("{{new_key_row}}", key_row("NEW", key)),
-        ("{{old_key_row}}", key_row("OLD", key)),
+        ("{{key_has_changed}}", key_has_changed(table, key, options)),
         ("{{unless_changed}}", unless_changed(table, &sent, options)),
         (
             "{{declare_condition}}",
@@ -500,9 +501,9 @@ fn declare_condition(options: &TriggerOptions) -> &'static str {
     match &options.condition {
         Some(_) => {
             "  -- What has happened to the rows that fulfil the condition.
-  operation pg_catalog.text := TG_OP;
-  was_in pg_catalog.bool := false;
-  is_in pg_catalog.bool := false;
+  operation payload%TYPE := TG_OP;
+  was_in may_notify%TYPE := false;
+  is_in may_notify%TYPE := false;
 "
         }
         None => "",
@@ -541,7 +542,7 @@ const CONDITION: &str = "    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' OR TG_OP \
     END IF;
     IF TG_OP OPERATOR(pg_catalog.<>) 'TRUNCATE' THEN
       IF NOT was_in AND NOT is_in THEN
-        RETURN NULL;
+        RETURN nothing;
       ELSIF NOT was_in THEN
         operation := 'INSERT';
       ELSIF NOT is_in THEN
@@ -552,9 +553,8 @@ const CONDITION: &str = "    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' OR TG_OP \
 
 /// The expression whether the writer may call `pg_notify`. Who may not sends by NOTIFY, which asks
 /// for no right and costs more.
-const MAY_NOTIFY: &str = "pg_catalog.has_function_privilege(
-      'pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure::pg_catalog.oid, \
-      'EXECUTE')";
+const MAY_NOTIFY: &str =
+    "pg_catalog.has_function_privilege('pg_catalog.pg_notify'::pg_catalog.regproc, 'EXECUTE')";
 
 /// The text that opens the block in which a failure is caught. The comments are part of the
 /// digest of every installed function: another word makes all of those functions outdated.
@@ -614,7 +614,7 @@ fn truncate_of_leaf(table: &CatalogTable, reload: &str) -> String {
         "    ELSIF {} THEN
       IF pg_catalog.pg_partition_root(TG_RELID) OPERATOR(pg_catalog.=) TG_RELID OR \
       pg_catalog.pg_partition_root(TG_RELID) IS NULL THEN
-        RETURN NULL;
+        RETURN nothing;
       END IF;
       payload := pg_catalog.concat({reload}, ',\"xid\":\"', \
       pg_catalog.pg_current_xact_id(),
@@ -659,7 +659,7 @@ fn unless_changed(
     };
     format!(
         "      IF NOT pg_catalog.record_image_ne(ROW({}), ROW({})) THEN
-        RETURN NULL;
+        RETURN nothing;
       END IF;
 ",
         stored_columns("OLD", compared),

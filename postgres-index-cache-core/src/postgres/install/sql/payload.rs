@@ -9,6 +9,8 @@ use crate::value::CellType;
 /// The longest row that is made into JSON, in bytes of the columns of no fixed length. The JSON of
 /// a longer row would not fit into a payload.
 const WIDEST: u32 = 7_900;
+/// The most arguments that a function takes: `FUNC_MAX_ARGS` of PostgreSQL.
+const MOST_ARGUMENTS: usize = 100;
 
 /// Returns `text` as a JSON string, with its quotes.
 pub(super) fn json_string(text: &str) -> String {
@@ -110,7 +112,7 @@ impl QuickJson {
 pub(super) fn quick_json(kind: CellType, value: &str) -> Option<QuickJson> {
     match kind {
         CellType::Int2 | CellType::Int4 | CellType::Int8 => Some(QuickJson {
-            text: format!("{value} OPERATOR(pg_catalog.|) '0'::pg_catalog.int2"),
+            text: format!("{value} OPERATOR(pg_catalog.|) 0"),
             quote: "",
         }),
         CellType::Uuid => Some(QuickJson {
@@ -177,7 +179,7 @@ pub(super) fn head_of(
     format!(
         "{}, ',\"xid\":\"', pg_catalog.pg_current_xact_id(),
         '\",\"v\":\"', NEW.ctid, '\",\"at\":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
-        CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',\"recheck\":true' \
+        CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0' THEN ',\"recheck\":true' \
         END{was}",
         head(action, "NEW", table, key, options)
     )
@@ -188,6 +190,27 @@ pub(super) fn key_columns(row: &str, key: &CatalogKey) -> impl Iterator<Item = S
     key.columns
         .iter()
         .map(move |name| format!("{row}.{}", quote_identifier(name)))
+}
+
+/// Returns the condition that an UPDATE has changed bits of the key, which costs less to tell than
+/// that its text is another.
+pub(super) fn key_has_changed(
+    table: &CatalogTable,
+    key: &CatalogKey,
+    options: &TriggerOptions,
+) -> String {
+    let rows = || [key_row("OLD", key), key_row("NEW", key)].join(", ");
+    match (
+        key.columns.as_slice(),
+        quick_key("NEW", table, key, options),
+    ) {
+        // Integers and uuids that differ in bits are not equal. Of NULL no payload is made.
+        ([only], Some(_)) => {
+            let column = quote_identifier(only);
+            format!("OLD.{column} OPERATOR(pg_catalog.<>) NEW.{column}")
+        }
+        _ => format!("pg_catalog.record_image_ne({})", rows()),
+    }
 }
 
 /// Returns the condition that a column of the key is NULL.
@@ -222,10 +245,12 @@ pub(super) fn row(sent: &[&CatalogColumn], options: &TriggerOptions, record: &st
         return "''".to_string();
     }
     // The size of a stored value is known without reading the value. A virtual column has none: it
-    // is computed when it is read, and a trigger sees NULL.
+    // is computed when it is read, and a trigger sees NULL. Numbers are hardly ever that long.
     let sizes: Vec<String> = sent
         .iter()
-        .filter(|column| column.is_varlena && !column.is_virtual)
+        .filter(|column| {
+            column.is_varlena && !column.is_virtual && column.kind != CellType::Numeric
+        })
         .map(|column| {
             format!(
                 "coalesce(pg_catalog.pg_column_size({record}.{}), 0)",
@@ -233,8 +258,11 @@ pub(super) fn row(sent: &[&CatalogColumn], options: &TriggerOptions, record: &st
             )
         })
         .collect();
-    let (nulls, data) = (nulls(sent, record), data(sent, options, record));
-    let whole = format!("{nulls}',\"data\":', {data}");
+    let data = data(sent, options, record);
+    let whole = match nulls(sent, record) {
+        Some(nulls) => format!("',\"nulls\":[', {nulls}, '],\"data\":', {data}"),
+        None => format!("',\"data\":', {data}"),
+    };
     if sizes.is_empty() {
         return whole;
     }
@@ -243,6 +271,15 @@ pub(super) fn row(sent: &[&CatalogColumn], options: &TriggerOptions, record: &st
           ELSE pg_catalog.concat({whole}) END",
         sizes.join(" OPERATOR(pg_catalog.+) ")
     )
+}
+
+/// Returns the text with which the members of the row begin in a payload. It stands nowhere in front
+/// of them: PostgreSQL writes objects with blanks, so none in a key looks like that.
+pub(super) fn row_begins(sent: &[&CatalogColumn]) -> &'static str {
+    match nulls(sent, "NEW") {
+        Some(_) => r#","nulls":["#,
+        None => r#","data":"#,
+    }
 }
 
 /// Returns the expressions of the JSON of `record`: of the whole row, or of the columns that are
@@ -265,9 +302,9 @@ pub(super) fn data(sent: &[&CatalogColumn], options: &TriggerOptions, record: &s
         .enumerate()
         .map(|(at, column)| member(column, at == 0, record, options))
         .collect();
-    // A function takes 100 arguments at most, and each member is two.
+    // Each member is two arguments.
     let chunks: Vec<String> = members
-        .chunks(45)
+        .chunks(MOST_ARGUMENTS / 2)
         .map(|chunk| format!("pg_catalog.concat({})", chunk.join(", ")))
         .collect();
     format!("'{{', {}, '}}'", chunks.join(", "))
@@ -299,11 +336,11 @@ pub(super) fn member(
     format!("{name}, coalesce({json}, 'null')")
 }
 
-/// Returns the arguments of `concat` that make `"nulls":[…]`: the names of the json columns of
-/// `record` that are SQL NULL. Returns nothing if no column is json.
+/// Returns the expression of the names of the json columns of `record` that are SQL NULL, with
+/// commas; `None` if no column is json.
 ///
 /// A listener needs the names because `row_to_json` writes SQL NULL and a JSON null alike.
-pub(super) fn nulls(columns: &[&CatalogColumn], record: &str) -> String {
+pub(super) fn nulls(columns: &[&CatalogColumn], record: &str) -> Option<String> {
     let names: Vec<String> = columns
         .iter()
         .filter(|column| column.kind.has_json_null() && !column.is_virtual)
@@ -315,15 +352,15 @@ pub(super) fn nulls(columns: &[&CatalogColumn], record: &str) -> String {
             )
         })
         .collect();
-    if names.is_empty() {
-        return String::new();
+    // Both leave NULLs out. NULLIF would look for its operator on the writer's search_path.
+    let joined = names.join(", ");
+    match names.len() {
+        0 => None,
+        few if few < MOST_ARGUMENTS => Some(format!("pg_catalog.concat_ws(',', {joined})")),
+        _ => Some(format!(
+            "pg_catalog.array_to_string(ARRAY[{joined}]::pg_catalog.text[], ',')"
+        )),
     }
-    // An array, since a function takes 100 arguments at most. To join it leaves NULLs out. NULLIF
-    // would look for its operator on the writer's search_path.
-    format!(
-        "',\"nulls\":[', pg_catalog.array_to_string(ARRAY[{}]::pg_catalog.text[], ','), ']', ",
-        names.join(", ")
-    )
 }
 
 #[cfg(test)]
