@@ -4,6 +4,7 @@
 //! follow    a cache of each table, kept in step; rounds of verify ─┐
 //! canary    a notification to ourselves, again and again ──────────┤
 //! look      queue, listeners, nodes, restarts ─────────────────────┼─→ Shared ─→ http
+//! log       a relay's log and its nodes, with --from ──────────────┤
 //! diagnose  pgic doctor, now and then ─────────────────────────────┘    metrics, status
 //! ```
 //!
@@ -14,12 +15,14 @@ mod canary;
 mod diagnose;
 mod follow;
 pub mod http;
+mod log;
 mod look;
 pub mod metrics;
 pub mod status;
 
 use crate::connect::Server;
 use crate::failure::Report;
+use crate::nats::LogAddress;
 use crate::settings::Settings;
 use crate::tables::bounds::Bounds;
 use metrics::Metrics;
@@ -50,6 +53,8 @@ pub struct Plan {
     pub verify_every: Duration,
     /// The most rows that are compared in a second, on average.
     pub max_rows_per_second: Option<NonZeroU64>,
+    /// The log of a relay that is watched too; `None` for none.
+    pub log: Option<LogAddress>,
 }
 
 /// Prints a notice.
@@ -76,7 +81,7 @@ impl Shared {
     /// Begins a watch of which nothing is known yet. `say` prints notices of changes.
     pub fn new(plan: &Plan, say: Say) -> Arc<Self> {
         Arc::new(Self {
-            metrics: Metrics::new(),
+            metrics: Metrics::new(plan.log.is_some()),
             status: Mutex::new(Status::new(plan)),
             say,
         })
@@ -101,6 +106,7 @@ pub async fn watch(
         Box::pin(follow::run(server, plan, shared)),
         Box::pin(canary::run(server, plan, shared)),
         Box::pin(look::run(server, plan, shared)),
+        Box::pin(log::run(plan, shared)),
         Box::pin(diagnose::run(server, settings, plan, shared)),
     )?;
     Ok(())

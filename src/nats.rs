@@ -264,7 +264,7 @@ impl LogAddress {
     ///
     /// # Errors
     /// If NATS cannot be reached, or has no such log.
-    async fn log(&self, command: &str) -> anyhow::Result<NatsLog> {
+    pub async fn log(&self, command: &str) -> anyhow::Result<NatsLog> {
         let client = self.connect(command).await?;
         let log = NatsLog::new(client, self.name.clone()).await?;
         if !log.is_there().await? {
@@ -274,11 +274,25 @@ impl LogAddress {
         Ok(log)
     }
 
+    /// Waits until the rows have everything that was committed before this call.
+    ///
+    /// # Errors
+    /// If nobody proves the rows.
+    pub async fn prove(&self, follow: &mut Follow) -> anyhow::Result<()> {
+        let proven = self.until_proven(follow).await;
+        proven.map_err(|error| self.explain(error))
+    }
+
     async fn until_live(&self, command: &str) -> anyhow::Result<Follow> {
         let mut follow = Follow::open(self.log(command).await?, default_limit()).await?;
+        self.until_proven(&mut follow).await?;
+        Ok(follow)
+    }
+
+    async fn until_proven(&self, follow: &mut Follow) -> anyhow::Result<()> {
         let mut failure = None;
         let mut give_up = Instant::now() + PATIENCE;
-        let mut before = progress_of(&follow);
+        let mut before = progress_of(follow);
         let fence = follow.ask_for_fence();
         while !follow.has_reached(fence) {
             let stepped = tokio::time::timeout_at(give_up, follow.step()).await;
@@ -290,7 +304,7 @@ impl LogAddress {
             if stepped.is_ok() && Instant::now() < give_up {
                 continue;
             }
-            let progress = progress_of(&follow);
+            let progress = progress_of(follow);
             if progress < before + LEAST_PROGRESS {
                 let error = anyhow!("no relay has proven the rows of {self}: they may be old");
                 let error = match failure {
@@ -302,7 +316,7 @@ impl LogAddress {
             before = progress;
             give_up = Instant::now() + PATIENCE;
         }
-        Ok(follow)
+        Ok(())
     }
 }
 

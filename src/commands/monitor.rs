@@ -5,6 +5,7 @@ use crate::completion;
 use crate::exit_code::ExitCode;
 use crate::failure::HintExt as _;
 use crate::monitor::{self, Plan, Shared, http};
+use crate::nats::LogAddress;
 use crate::render::json::EventLine;
 use crate::render::{Format, print};
 use crate::tables::bounds::BoundArgs;
@@ -51,6 +52,9 @@ pub struct Args {
     /// Compare no more rows than this in a second, on average: large tables are compared less often
     #[arg(long, value_name = "N")]
     pub max_rows_per_second: Option<NonZeroU64>,
+    /// Watch a log that pgic relay writes too, and the nodes that follow it: nats://host:4222/shop
+    #[arg(long, value_name = "URL")]
+    pub from: Option<String>,
     #[command(flatten)]
     pub bounds: BoundArgs,
 }
@@ -59,6 +63,7 @@ const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic monitor users orders
   pgic monitor users --verify-every 10m --max-rows-per-second 100000
+  pgic monitor users --from nats://n1/shop      a relay's log and its nodes too
   pgic monitor users --listen 0.0.0.0:9187      for a Prometheus elsewhere
   curl -s localhost:9187/readyz || echo not live
 
@@ -89,6 +94,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         doctor_every: args.doctor_every,
         verify_every: args.verify_every,
         max_rows_per_second: args.max_rows_per_second,
+        log: args
+            .from
+            .as_deref()
+            .map(|url| LogAddress::new(url, None, &context.environment))
+            .transpose()?,
     };
     let say = context.notices_fn();
     let shared = Shared::new(&plan, say);

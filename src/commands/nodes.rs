@@ -2,6 +2,8 @@
 
 mod of_log;
 
+pub use of_log::log_node_json;
+
 use super::{Context, interrupted};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! row ─→ trigger ─→ payload ─→ (record) ─→ delivery ─→ nodes
+//!                                              └─────→ log ─→ nodes of the log (--from)
 //! ```
 //!
 //! Each link is looked at by itself, and says what its verdict rests on. A link that cannot be seen
 //! is unknown, not in order.
 
+mod at_log;
 mod at_nodes;
 mod at_row;
 mod delivery;
@@ -17,10 +19,12 @@ mod touch;
 use super::Context;
 use super::announce::announce_command;
 use crate::completion;
+use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::fleet::Fleet;
 use crate::fleet::cut::table_ref;
 use crate::fleet::node::Roster;
+use crate::nats::LogAddress;
 use crate::record::reader::Record;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
@@ -32,13 +36,16 @@ use crate::tables::target::Target;
 use crate::triggers::observe::observe;
 use crate::units::parse_duration;
 use anyhow::Context as _;
+use at_log::Log;
 use clap::ValueHint;
 use jiff::Timestamp;
 use link::{Link, Verdict};
 use postgres_index_cache_core::tooling::fleet::LONGEST_PAYLOAD;
 use postgres_index_cache_core::tooling::postgres::triggers::{Remedy, Severity, diagnose};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
+use touch::Touched;
 
 /// What a trigger sends beside key and row: the names of the members, xid, time, place.
 const AROUND_A_ROW: usize = 220;
@@ -74,6 +81,10 @@ pub struct Args {
     /// transaction that wrote the row was announced
     #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath)]
     pub record: Option<PathBuf>,
+    /// Look at a log that pgic relay writes, and at the nodes that follow it, instead of nodes that
+    /// listen: nats://host:4222/shop
+    #[arg(long, value_name = "URL")]
+    pub from: Option<String>,
     /// How long to wait for nodes that do not answer
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
     pub timeout: Duration,
@@ -84,6 +95,7 @@ Examples:
   pgic why orders 42               which link is broken, and what mends it
   pgic why orders 42 --touch       write the row anew, and time each node
   pgic why orders 42 --record DIR  was it ever announced?
+  pgic why orders 42 --from nats://n1/shop
   pgic why orders 42 -o json | jq 'select(.result == \"broken\")'
 
 Exit codes:
@@ -99,7 +111,7 @@ struct Case<'a> {
     target: &'a Target,
     /// The key as JSON.
     key: &'a str,
-    row: &'a RowNow,
+    row: RowNow,
     timeout: Duration,
 }
 
@@ -117,6 +129,11 @@ impl Case<'_> {
 /// If the table or the key is refused, or the server cannot be used.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let server = context.server("why")?;
+    let address = args
+        .from
+        .as_deref()
+        .map(|url| LogAddress::new(url, None, &context.environment))
+        .transpose()?;
     let record = args.record.as_deref().map(Record::open).transpose()?;
     let target = find(context, &server, &args.table).await?;
     let key = key_of(&server, &target, &args.key).await?;
@@ -127,7 +144,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         context,
         target: &target,
         key: &key,
-        row: &row,
+        row,
         timeout: args.timeout,
     };
     let mut links = Vec::new();
@@ -145,38 +162,76 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     }
     let (link, is_delivered) = delivery::look(&mut fleet, &server).await?;
     show(context, &mut links, link)?;
-    let touched;
-    let link = if is_delivered {
-        let roster = Roster::call(&mut fleet, args.timeout).await?;
-        let nodes = roster.with_table(&table_ref(&target));
-        touched = if args.touch && seen.exists {
-            let (row, touched) = touch::write(&server, &mut fleet, &case, &nodes).await?;
-            print(&touched.text(context, &case))?;
-            Some((row, touched))
-        } else {
-            None
-        };
-        if let Some((row, _)) = &touched {
-            case.row = row;
+    if let Some(address) = &address {
+        let is_touched = args.touch && seen.exists;
+        for link in of_log(&mut fleet, &server, &mut case, address, is_touched).await? {
+            show(context, &mut links, link)?;
         }
-        let is_trigger_broken = links
-            .iter()
-            .any(|link| link.name == "trigger" && link.verdict == Verdict::Broken);
-        let touched = touched.as_ref().map(|(_, touched)| touched);
-        at_nodes::look(
-            &mut fleet,
-            &roster,
-            &case,
-            &seen,
-            touched,
-            is_trigger_broken,
-        )
-        .await?
-    } else {
-        Link::new("nodes", Verdict::Unknown).text("they cannot be asked while nothing is delivered")
-    };
-    show(context, &mut links, link)?;
+        return conclude(context, &case, &links);
+    }
+    if !is_delivered {
+        let unknown = Link::new("nodes", Verdict::Unknown);
+        let link = unknown.text("they cannot be asked while nothing is delivered");
+        show(context, &mut links, link)?;
+        return conclude(context, &case, &links);
+    }
+    let roster = Roster::call(&mut fleet, args.timeout).await?;
+    let nodes = roster.with_table(&table_ref(&target));
+    let mut touched = None;
+    if args.touch && seen.exists {
+        touched = Some(touch(&mut fleet, &server, &mut case, &nodes).await?);
+    }
+    let is_trigger_broken = links
+        .iter()
+        .any(|link| link.name == "trigger" && link.verdict == Verdict::Broken);
+    let touched = touched.as_ref();
+    let link = at_nodes::look(
+        &mut fleet,
+        &roster,
+        &case,
+        &seen,
+        touched,
+        is_trigger_broken,
+    );
+    show(context, &mut links, link.await?)?;
     conclude(context, &case, &links)
+}
+
+/// Writes the row anew, and prints how long that took.
+///
+/// # Errors
+/// If the row cannot be written, or the nodes cannot be asked.
+async fn touch(
+    fleet: &mut Fleet,
+    server: &Server,
+    case: &mut Case<'_>,
+    nodes: &BTreeSet<i32>,
+) -> anyhow::Result<Touched> {
+    let (row, touched) = touch::write(server, fleet, case, nodes).await?;
+    case.row = row;
+    print(&touched.text(case.context, case))?;
+    Ok(touched)
+}
+
+/// Returns the links of a relay's log and of the nodes that follow it. `is_touched`: the row is to
+/// be written anew.
+///
+/// # Errors
+/// If the table cannot be read, or the row cannot be written.
+async fn of_log(
+    fleet: &mut Fleet,
+    server: &Server,
+    case: &mut Case<'_>,
+    address: &LogAddress,
+    is_touched: bool,
+) -> anyhow::Result<[Link; 2]> {
+    let mut log = Log::open(address).await;
+    let mut touched = None;
+    if is_touched {
+        touched = Some(touch(fleet, server, case, &BTreeSet::new()).await?);
+    }
+    let of_row = log.look(server, case, touched.as_ref()).await?;
+    Ok([of_row, log.look_at_nodes(case).await?])
 }
 
 /// Returns the triggers that an UPDATE of the row runs.
@@ -197,11 +252,7 @@ fn explained(case: &Case<'_>, triggers: &[String]) -> String {
 }
 
 /// Describes the table. It need not be announced: that it is not may be the answer.
-async fn find(
-    context: &Context,
-    server: &crate::connect::Server,
-    name: &str,
-) -> anyhow::Result<Target> {
+async fn find(context: &Context, server: &Server, name: &str) -> anyhow::Result<Target> {
     let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let table = catalog::resolve_one(&catalog, name).await?;

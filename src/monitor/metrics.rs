@@ -40,6 +40,10 @@ pub struct Metrics {
     pub(super) queue: FloatGauge,
     pub(super) listeners: Gauge,
     pub(super) nodes: Family<Labels, Gauge>,
+    pub(super) log_proven: Gauge,
+    pub(super) log_fence: Histogram,
+    pub(super) log_lost: Counter,
+    pub(super) log_nodes: Family<Labels, Gauge>,
     pub(super) verify_rounds: Family<Labels, Counter>,
     pub(super) verify_differing: Family<Labels, Gauge>,
     pub(super) verify_time: Family<Labels, FloatGauge>,
@@ -62,7 +66,8 @@ macro_rules! register {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
+    /// Registers the metrics, with those of a relay's log if one is watched.
+    pub(super) fn new(has_log: bool) -> Self {
         let mut registry = Registry::default();
         let version = Info::new(labels([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("pgic_build", "The version of pgic", version);
@@ -87,6 +92,10 @@ impl Metrics {
             queue: FloatGauge::default(),
             listeners: Gauge::default(),
             nodes: Family::default(),
+            log_proven: Gauge::default(),
+            log_fence: Histogram::new(SECONDS),
+            log_lost: Counter::default(),
+            log_nodes: Family::default(),
             verify_rounds: Family::default(),
             verify_differing: Family::default(),
             verify_time: Family::default(),
@@ -131,9 +140,21 @@ impl Metrics {
                 "Nodes by the verdict of the last comparison of their caches with a table",
             doctor_time "pgic_doctor_timestamp_seconds" "When the last examination ended",
         );
+        // Who watches no log has none of these: a zero would look like a log that is not proven.
+        if has_log {
+            register!(registry, metrics,
+                log_proven "pgic_log_proven"
+                    "Whether a relay has proven its log at the last question: 1, or 0",
+                log_fence "pgic_log_fence_seconds"
+                    "Time from the question for a proof of the log to the answer",
+                log_lost "pgic_log_fences_lost" "Questions for a proof that nobody has answered",
+                log_nodes "pgic_log_nodes" "Nodes that follow the log, by state: live or not_live",
+            );
+        }
+        let of_log: &[&str] = if has_log { &["log", "log-nodes"] } else { &[] };
         // A counter that begins with its first event has no increase for Prometheus.
-        for task in ["follow", "canary", "look", "doctor"] {
-            let task = labels([("task", task)]);
+        for task in ["follow", "canary", "look", "doctor"].iter().chain(of_log) {
+            let task = labels([("task", *task)]);
             drop(metrics.task_failures.get_or_create(&task));
         }
         Self {

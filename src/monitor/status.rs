@@ -84,6 +84,12 @@ pub struct Status {
     pub listeners: Option<usize>,
     /// The nodes that answer and are live, that answer, and that are silent.
     pub nodes: Option<(usize, usize, usize)>,
+    /// The relay's log that is watched, as people write it; `None` if there is none.
+    log: Option<String>,
+    /// The last proof of the log: when, and how long the question took.
+    pub log_proven: Option<(Instant, Duration)>,
+    /// The nodes of the log that are live, and that answer.
+    pub log_nodes: Option<(usize, usize)>,
     /// How often the server was seen to have been started anew.
     pub restarts: u64,
     /// The last examination.
@@ -112,6 +118,9 @@ impl Status {
             queue: None,
             listeners: None,
             nodes: None,
+            log: plan.log.as_ref().map(ToString::to_string),
+            log_proven: None,
+            log_nodes: None,
             restarts: 0,
             diagnosis: None,
         }
@@ -151,6 +160,16 @@ impl Status {
                 at.elapsed().as_secs()
             )),
             Some(_) => {}
+        }
+        if let Some(log) = &self.log {
+            match self.log_proven {
+                None => problems.push(format!("no relay has proven the log {log} yet")),
+                Some((at, _)) if at.elapsed() > self.canary_counts => problems.push(format!(
+                    "no relay has proven the log {log} for {} s",
+                    at.elapsed().as_secs()
+                )),
+                Some(_) => {}
+            }
         }
         problems
     }
@@ -193,6 +212,13 @@ impl Status {
             "listeners": self.listeners,
             "nodes": self.nodes.map(|(live, answering, silent)| json!({
                 "live": live, "answering": answering, "silent": silent,
+            })),
+            "log": self.log.as_ref().map(|log| json!({
+                "log": log,
+                "proof_ms": self.log_proven.map(|(_, took)| took.as_secs_f64() * 1000.0),
+                "nodes": self.log_nodes.map(|(live, answering)| json!({
+                    "live": live, "answering": answering,
+                })),
             })),
             "server_restarts": self.restarts,
             "checks": checks.collect::<Vec<Value>>(),

@@ -2,6 +2,8 @@
 
 use super::doctor::promtool;
 use super::fleet::fleet;
+use super::relay;
+use crate::support::nats::Nats;
 use crate::support::proxy::{Mood, Proxy};
 use crate::support::{DEADLINE, Database, USERS, cluster, execute, lines_of, own_cluster};
 use serde_json::Value;
@@ -194,10 +196,14 @@ async fn the_metrics_tell_what_happens_and_are_as_prometheus_wants_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dashboard_and_alerts_name_metrics_that_exist() {
     let (database, _client, _nodes) = fleet(1).await;
-    let verify = ["--verify-every", "500ms"];
-    let monitor = Monitor::start(&database, &[&["items"][..], &QUICK, &verify].concat());
+    let nats = Nats::start();
+    let _relay = relay::relay_of(&database, &["items"], &nats.url(), "live");
+    let from = format!("{}/shop", nats.url());
+    let more = ["--verify-every", "500ms", "--from", &from];
+    let monitor = Monitor::start(&database, &[&["items"][..], &QUICK, &more].concat());
     monitor.becomes(200, |_| true);
-    // Series that come with the first comparison.
+    // Series that come with the first comparison, and the first look at the log's nodes.
+    monitor.counts("pgic_log_nodes{state=\"live\"}", |live| live == 0);
     monitor.counts("pgic_doctor_timestamp_seconds", |value| value > 0);
     let own = "{schema=\"public\",table=\"items\"";
     monitor.counts(&format!("pgic_verify_differing_rows{own}}}"), |value| {
@@ -414,4 +420,35 @@ async fn slow_clients_do_not_blind_it() {
     assert_eq!(monitor.get("/healthz").0, 200);
     monitor.becomes(200, |_| true);
     drop(slow);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_and_its_nodes_are_watched_too() {
+    let (database, nats) = (relay::shop().await, Nats::start());
+    let url = nats.url();
+    let relay = relay::relay(&database, &url);
+    let client = async_nats::connect(&url).await;
+    let _node = relay::open(client.expect("connect"), "web-1").await;
+    let from = format!("{url}/shop");
+    let options = [&["users", "--from", &from][..], &QUICK].concat();
+    let monitor = Monitor::start(&database, &options);
+    monitor.becomes(200, |_| true);
+    monitor.counts("pgic_log_proven", |proven| proven == 1);
+    monitor.counts("pgic_log_nodes{state=\"live\"}", |live| live == 1);
+    monitor.counts("pgic_log_fence_seconds_count", |fences| fences > 2);
+    let status: Value = serde_json::from_str(&monitor.get("/status").1).expect("JSON");
+    assert_eq!(status["log"]["nodes"]["live"], 1, "{status}");
+    // Nobody proves the log any more: the tables are live, and who follows the log is not.
+    relay.signal("KILL");
+    drop(relay);
+    monitor.counts("pgic_log_proven", |proven| proven == 0);
+    monitor.counts("pgic_log_fences_lost_total", |lost| lost > 0);
+    monitor.counts("pgic_log_nodes{state=\"not_live\"}", |not_live| {
+        not_live == 1
+    });
+    monitor.becomes(503, |why| why.contains("no relay has proven the log"));
+    let relay = relay::relay_until(&database, &url, "live");
+    monitor.becomes(200, |_| true);
+    monitor.counts("pgic_log_nodes{state=\"live\"}", |live| live == 1);
+    drop(relay);
 }

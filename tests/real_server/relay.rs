@@ -15,23 +15,26 @@ const SHOP: &str = "CREATE TABLE users (id uuid PRIMARY KEY, name text);
     INSERT INTO orders VALUES (1, 1, 2.50), (1, 2, NULL), (2, 1, 7);";
 
 /// Two tables with announced changes.
-async fn shop() -> Database {
+pub async fn shop() -> Database {
     let database = Database::with(SHOP).await;
     database.pgic_ok(&["install-triggers", "users", "orders", "-q"]);
     database
 }
 
 /// Starts a relay, and waits until nodes can load a snapshot.
-fn relay(database: &Database, url: &str) -> Tail {
+pub fn relay(database: &Database, url: &str) -> Tail {
     relay_until(database, url, "snapshot")
 }
 
 /// Starts a relay, and waits until it says that it has come so far.
-fn relay_until(database: &Database, url: &str, state: &str) -> Tail {
-    let arguments = [
-        "relay", "users", "orders", "--to", url, "--name", "shop", "-o", "json",
-    ];
-    let relay = Tail::start(database.command(&arguments));
+pub fn relay_until(database: &Database, url: &str, state: &str) -> Tail {
+    relay_of(database, &["users", "orders"], url, state)
+}
+
+/// Starts a relay of these tables, and waits until it says that it has come so far.
+pub fn relay_of(database: &Database, tables: &[&str], url: &str, state: &str) -> Tail {
+    let arguments = ["relay", "--to", url, "--name", "shop", "-o", "json"];
+    let relay = Tail::start(database.command(&[&arguments, tables].concat()));
     while relay.next()["state"] != state {}
     relay
 }
@@ -366,7 +369,8 @@ struct User {
 }
 
 /// Opens a replica of the users over the log.
-async fn open(client: async_nats::Client, name: &str) -> Replica {
+/// Starts a node that follows the log.
+pub async fn open(client: async_nats::Client, name: &str) -> Replica {
     let mut builder = Replica::over_nats(client, "shop");
     builder.name(name);
     builder.model::<User>();
@@ -564,4 +568,119 @@ async fn a_log_is_found_by_its_name_on_the_servers_of_a_context() {
         let ran = run(command);
         assert!(ran.code == 2 && ran.stderr.contains(because), "{ran:?}");
     }
+}
+
+/// Asks `why` of a row in the log, and returns the exit code and the events.
+async fn why(database: &Database, url: &str, arguments: &[&str]) -> (i32, Vec<Value>) {
+    let from = format!("{url}/shop");
+    let all = ["why", "-o", "json", "--from", &from, "--timeout", "500ms"];
+    let all: Vec<String> = all
+        .iter()
+        .chain(arguments)
+        .map(ToString::to_string)
+        .collect();
+    let database = database.clone();
+    let ran = tokio::task::spawn_blocking(move || {
+        database.pgic(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    });
+    let ran = ran.await.expect("pgic");
+    (ran.code, check_all(&ran.stdout))
+}
+
+/// Returns what `why` says of a link: the verdict, and what is broken.
+fn link<'a>(events: &'a [Value], name: &str) -> (&'a str, &'a str, &'a str) {
+    let link = events.iter().find(|event| event["link"] == name);
+    let link = link.unwrap_or_else(|| panic!("no link {name}: {events:?}"));
+    let text = |member: &str| link[member].as_str().unwrap_or_default();
+    (text("result"), text("code"), text("text"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_followed_into_the_log_and_to_its_nodes() {
+    let (database, nats) = (shop().await, Nats::start());
+    let url = nats.url();
+    let relay = relay(&database, &url);
+    let node = open(async_nats::connect(&url).await.expect("connect"), "web-1").await;
+    let client = database.client().await;
+    let id = client.query_one("SELECT id::text FROM users LIMIT 1", &[]);
+    let id: String = id.await.expect("a user").get(0);
+    let (code, events) = why(&database, &url, &["users", &id]).await;
+    assert_eq!(code, 0, "{events:?}");
+    let (result, _, text) = link(&events, "log");
+    assert!(
+        result == "ok" && text.ends_with("has the row as it is"),
+        "{text}"
+    );
+    assert_eq!(link(&events, "nodes").0, "ok", "{events:?}");
+    let of_node = events.iter().find(|event| event["event"] == "log-node");
+    assert_eq!(of_node.expect("the node")["node"], "web-1");
+    // It is written anew, and seen in the log behind that.
+    let (code, events) = why(&database, &url, &["users", &id, "--touch"]).await;
+    assert_eq!(code, 0, "{events:?}");
+    assert!(
+        link(&events, "log").2.contains("ms after the commit"),
+        "{events:?}"
+    );
+    // What neither has is right. A table that the relay does not follow is nowhere.
+    let nobody = "00000000-0000-4000-8000-000000000000";
+    let (code, events) = why(&database, &url, &["users", nobody]).await;
+    assert!(
+        code == 0 && link(&events, "log").2.ends_with("no such row either"),
+        "{events:?}"
+    );
+    execute(
+        &client,
+        "CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1)",
+    )
+    .await;
+    let (code, events) = why(&database, &url, &["other", "1"]).await;
+    assert_eq!(
+        (code, link(&events, "log").1),
+        (1, "not-in-log"),
+        "{events:?}"
+    );
+    // A row that was written past the trigger is another one in the log.
+    let past = "BEGIN; SET LOCAL session_replication_role = replica; \
+                UPDATE orders SET total = 99 WHERE customer = 2; COMMIT";
+    execute(&client, past).await;
+    let (code, events) = why(&database, &url, &["orders", "2,1"]).await;
+    assert_eq!(
+        (code, link(&events, "log").1),
+        (1, "log-stale"),
+        "{events:?}"
+    );
+    let stale = events
+        .iter()
+        .find(|event| event["link"] == "log")
+        .expect("the log");
+    assert_eq!(stale["now"], "pgic announce public.orders 2,1", "{stale}");
+    assert_eq!(
+        link(&events, "nodes").0,
+        "unknown",
+        "no node has orders: {events:?}"
+    );
+    // What mends it does.
+    let announce = ["announce", "public.orders", "2,1", "--timeout", "300ms"];
+    let other = database.clone();
+    let announced = tokio::task::spawn_blocking(move || other.pgic(&announce))
+        .await
+        .expect("pgic");
+    assert!(announced.code < 2, "{announced:?}");
+    let (code, events) = why(&database, &url, &["orders", "2,1"]).await;
+    assert_eq!((code, link(&events, "log").0), (0, "ok"), "{events:?}");
+    // Without a relay nobody knows what the log is worth.
+    relay.signal("KILL");
+    drop(relay);
+    let mut status = node.events();
+    while !matches!(node.status(), ReplicaStatus::Stale { .. }) {
+        let event = tokio::time::timeout(DEADLINE, status.next()).await;
+        event.expect("an event");
+    }
+    let (code, events) = why(&database, &url, &["users", &id]).await;
+    assert_eq!(
+        (code, link(&events, "log").1),
+        (1, "log-not-proven"),
+        "{events:?}"
+    );
+    assert_eq!(link(&events, "nodes").1, "node-stale", "{events:?}");
 }

@@ -446,7 +446,7 @@ impl NatsLog {
 
     /// Asks whoever writes the log for a fence. Returns the position of the proof; `None` if nobody
     /// can prove anything now.
-    pub(super) async fn ask(&self, patience: Duration) -> Option<Position> {
+    pub async fn ask(&self, patience: Duration) -> Option<Position> {
         let answer = self.request(&Question::Fence, patience).await?;
         std::str::from_utf8(&answer).ok()?.parse().ok()
     }

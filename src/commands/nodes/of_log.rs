@@ -105,35 +105,40 @@ fn text(look: &Look, nodes: &[(LogNode, Duration)]) -> String {
     text
 }
 
+/// Returns a node's answer as a line of JSON. `after` is the time that the answer took.
+pub fn log_node_json(node: &LogNode, after: Duration) -> String {
+    let tables: Vec<Value> = node
+        .tables
+        .iter()
+        .map(|table| {
+            json!({
+                "table": table.table,
+                "state": table.state,
+                "rows": table.rows,
+                "memory": table.memory,
+                "kept_out": table.kept_out,
+            })
+        })
+        .collect();
+    EventLine::new("log-node", Timestamp::now())
+        .member("node", &node.node)
+        .member("host", &node.host)
+        .member("instance", &node.instance)
+        .member("version", &node.version)
+        .member("state", &node.state)
+        .optional("why", node.why.as_ref())
+        .optional("position", node.position.as_ref())
+        .member("after_us", after.as_micros() as u64)
+        .member("tables", tables)
+        .end()
+}
+
 /// Returns the answers as lines of JSON.
 fn json_lines(nodes: &[(LogNode, Duration)]) -> String {
-    let mut lines = String::new();
-    for (node, after) in nodes {
-        let tables: Vec<Value> = node
-            .tables
-            .iter()
-            .map(|table| {
-                json!({
-                    "table": table.table,
-                    "state": table.state,
-                    "rows": table.rows,
-                    "memory": table.memory,
-                    "kept_out": table.kept_out,
-                })
-            })
-            .collect();
-        let line = EventLine::new("log-node", Timestamp::now())
-            .member("node", &node.node)
-            .member("host", &node.host)
-            .member("instance", &node.instance)
-            .member("version", &node.version)
-            .member("state", &node.state)
-            .optional("why", node.why.as_ref())
-            .optional("position", node.position.as_ref())
-            .member("after_us", after.as_micros() as u64)
-            .member("tables", tables);
-        lines.push_str(&line.end());
-    }
+    let each = nodes
+        .iter()
+        .map(|(node, after)| log_node_json(node, *after));
+    let mut lines: String = each.collect();
     let live = nodes.iter().filter(|(node, _)| is_live(node)).count();
     let line = EventLine::new("nodes", Timestamp::now())
         .member("nodes", nodes.len())

@@ -34,7 +34,17 @@ pub(super) async fn look(
     let nodes = roster.with_table(&table);
     let answers = match touched {
         Some(touched) => touched.answers.clone(),
-        None => ask_for_row(fleet, case.target, case.key, case.row, &nodes, case.timeout).await?,
+        None => {
+            ask_for_row(
+                fleet,
+                case.target,
+                case.key,
+                &case.row,
+                &nodes,
+                case.timeout,
+            )
+            .await?
+        }
     };
     let mut details = Vec::new();
     if case.context.format == Format::Json {

@@ -30,7 +30,7 @@ impl Verdict {
 /// A link.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
-    /// The name of the link: row, trigger, payload, record, delivery or nodes.
+    /// The name of the link: row, trigger, payload, record, delivery, log or nodes.
     pub(super) name: &'static str,
     pub(super) verdict: Verdict,
     /// A stable name for what is broken; `None` if nothing is.
@@ -142,7 +142,8 @@ pub(super) fn conclusion(look: &Look, broken: &[&Link], links: &[Link]) -> Strin
         .collect();
     // What is broken before the nodes must be mended first: they do not follow a table that nobody
     // announces.
-    let is_before_nodes = first.name != "nodes" && !now.is_empty() && !good.is_empty();
+    let is_cause = !matches!(first.name, "log" | "nodes");
+    let is_before_nodes = is_cause && !now.is_empty() && !good.is_empty();
     let (good_word, now_word) = if is_before_nodes {
         ("first:   ", "then:    ")
     } else {
