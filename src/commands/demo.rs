@@ -2,6 +2,9 @@
 //! person does, as processes of the same binary, so that the output is that which a person will
 //! see.
 
+mod nats;
+mod relay;
+
 use super::{Context, interrupted};
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
@@ -21,6 +24,9 @@ use tokio_postgres::{Client, NoTls};
 /// The time after which the demo gives up, the start of the server included. A demo takes a few
 /// seconds.
 const LONGEST: Duration = Duration::from_secs(28);
+
+/// The same with relays, one of which must notice that the other is gone.
+const LONGEST_WITH_RELAY: Duration = Duration::from_secs(80);
 
 /// The time between two writes while a command follows the table.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -62,14 +68,17 @@ const WRITES: [&str; 7] = [
 /// installs triggers on the first two, writes, and shows tail, query, verify and status. Then it
 /// starts two nodes, breaks the pipeline, finds the row that went stale, and mends it. Ends by
 /// itself after some seconds, and leaves nothing behind. Needs PostgreSQL's server programs, and no
-/// running server:
-/// --database-url has no effect.
+/// running server: --database-url has no effect.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// Leave the server running with a writer, and print the URL
     #[arg(long)]
     pub keep: bool,
+    /// Show a relay instead: its log on a throw-away NATS server, a second relay that takes over, and
+    /// nodes without a session on PostgreSQL. Needs nats-server
+    #[arg(long, conflicts_with = "keep")]
+    pub relay: bool,
     /// Write to the server of DATABASE_URL until it stops: the writer of --keep
     #[arg(long, hide = true, conflicts_with = "keep")]
     pub write: bool,
@@ -79,6 +88,7 @@ const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic demo
   pgic demo --keep    leave the server running with a writer, to play with
+  pgic demo --relay   nodes that follow a log instead of listening
 
 Exit codes:
   0  done
@@ -92,7 +102,12 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if args.write {
         return write_on(context).await;
     }
-    let deadline = tokio::time::Instant::now() + LONGEST;
+    let longest = if args.relay {
+        LONGEST_WITH_RELAY
+    } else {
+        LONGEST
+    };
+    let deadline = tokio::time::Instant::now() + longest;
     let mut interrupted = std::pin::pin!(interrupted());
     say("# a PostgreSQL server for this demo alone")?;
     let starting = tokio::task::spawn_blocking(|| Cluster::start(&Setup::default()));
@@ -103,9 +118,16 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     };
     let cluster = cluster.map_err(no_server)?;
     say(&format!("{cluster}\n"))?;
+    let showing = async {
+        if args.relay {
+            relay::show(context, &cluster).await
+        } else {
+            show(context, &cluster).await
+        }
+    };
     let shown = tokio::select! {
-        shown = tokio::time::timeout_at(deadline, show(context, &cluster)) => {
-            shown.unwrap_or_else(|_| bail!("the demo did not end within {LONGEST:?}"))
+        shown = tokio::time::timeout_at(deadline, showing) => {
+            shown.unwrap_or_else(|_| bail!("the demo did not end within {longest:?}"))
         }
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
@@ -352,8 +374,10 @@ fn start(context: &Context, url: &str, line: &str) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("find this program")?;
     let mut command = Command::new(program);
     command.args(line.split(' ')).env("DATABASE_URL", url);
-    // A PGHOST or PGOPTIONS of the person's own is meant for another server.
-    for name in variables_of_others() {
+    // A PGHOST, PGOPTIONS or NATS_URL of the person's own is meant for another server.
+    let of_nats = std::env::vars_os().map(|(name, _)| name);
+    let of_nats = of_nats.filter(|name| name.to_string_lossy().starts_with("NATS_"));
+    for name in variables_of_others().chain(of_nats) {
         command.env_remove(name);
     }
     command.args([

@@ -2,6 +2,7 @@
 //! runs, so it must work on a bare machine and leave nothing behind, however it ends.
 
 use crate::support::{DEADLINE, connect, lines_of, pgic, run};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -192,4 +193,32 @@ fn a_missing_server_is_an_error_with_how_to_install_it() {
     ] {
         assert!(ran.stderr.contains(system), "{}", ran.stderr);
     }
+}
+
+#[test]
+fn the_demo_of_a_relay_shows_every_part_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = pgic(&["demo", "--relay"]);
+    command.env("TMPDIR", folder.path());
+    // As it is elsewhere: the server's own user must make and remove its files.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let ran = run(command);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for shown in [
+        "shop: leading, term 1: the log begins anew",
+        "2 nodes live",
+        "email_hash: 1 -> 8",
+        "shop: standing by: another relay writes",
+        "shop: leading, term 2: the log goes on",
+        "has another row of this key",
+        "as the relay has compared them and this node has them",
+    ] {
+        assert!(
+            ran.stdout.contains(shown),
+            "{shown} is not in\n{}",
+            ran.stdout
+        );
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
