@@ -51,8 +51,11 @@ DECLARE
         RAISE not_null_violation;
       ELSIF pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) 7999
         OR pg_catalog.octet_length(removal) OPERATOR(pg_catalog.>) 7999 THEN
-        -- The row is cut off.
-        payload := pg_catalog.concat(pg_catalog.split_part(payload, {{row_begins}}, 1), ',"truncated":true}');
+        -- The row is cut off. If that cuts a key which became an object, the rest is no json, which fails.
+        was := pg_catalog.split_part(payload, {{row_begins}}, 1);
+        IF was OPERATOR(pg_catalog.<>) payload COLLATE pg_catalog."C" THEN
+          payload := pg_catalog.concat(was, ',"truncated":true}')::pg_catalog.json;
+        END IF;
         IF pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) 7999
           OR pg_catalog.octet_length(removal) OPERATOR(pg_catalog.>) 7999 THEN
           removal := NULL;

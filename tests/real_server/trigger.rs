@@ -504,6 +504,20 @@ async fn a_long_row_is_cut_off_behind_its_key() {
     }
 }
 
+/// A key that became a composite type is an object without blanks, which looks like the members of a
+/// row. To cut there would make a payload that nobody can read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_row_whose_key_became_an_object_asks_for_a_reload() {
+    let tables = "CREATE TABLE t (id text PRIMARY KEY, b text);
+        CREATE TYPE pair AS (a int, data text)";
+    let database = installed(tables, &["t"]).await;
+    let mut listening = database.listen().await;
+    let change = "ALTER TABLE t ALTER id TYPE pair USING ROW(1, id)::pair;
+        INSERT INTO t VALUES (ROW(2, 'q')::pair, repeat('x', 20000))";
+    database.client().await.batch_execute(change).await.unwrap();
+    assert_eq!(listening.short().await, ["reload null"]);
+}
+
 /// A notify inside the EXCEPTION block keeps 8 kB a row until the transaction ends: 300,000 rows
 /// took 2.4 GB. The notify stands behind the block, where a row takes about 0.3 kB.
 #[tokio::test(flavor = "multi_thread")]

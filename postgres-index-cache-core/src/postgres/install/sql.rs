@@ -553,8 +553,8 @@ const CONDITION: &str = "    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' OR TG_OP \
 
 /// The expression whether the writer may call `pg_notify`. Who may not sends by NOTIFY, which asks
 /// for no right and costs more.
-const MAY_NOTIFY: &str =
-    "pg_catalog.has_function_privilege('pg_catalog.pg_notify'::pg_catalog.regproc, 'EXECUTE')";
+const MAY_NOTIFY: &str = "pg_catalog.has_function_privilege(
+      'pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure, 'EXECUTE')";
 
 /// The text that opens the block in which a failure is caught. The comments are part of the
 /// digest of every installed function: another word makes all of those functions outdated.

@@ -273,8 +273,9 @@ pub(super) fn row(sent: &[&CatalogColumn], options: &TriggerOptions, record: &st
     )
 }
 
-/// Returns the text with which the members of the row begin in a payload. It stands nowhere in front
-/// of them: PostgreSQL writes objects with blanks, so none in a key looks like that.
+/// Returns the text with which the members of the row begin in a payload. In front of them it can
+/// only stand in a key that is an object written without blanks. jsonb is written with blanks,
+/// and composite types as texts; but the type of a column may be changed under the function.
 pub(super) fn row_begins(sent: &[&CatalogColumn]) -> &'static str {
     match nulls(sent, "NEW") {
         Some(_) => r#","nulls":["#,
