@@ -6,6 +6,7 @@
 //! too.
 
 mod context;
+pub mod logged_row;
 
 use self::context::NatsContext;
 use crate::connect::Environment;

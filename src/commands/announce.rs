@@ -9,6 +9,8 @@ use crate::fleet::Fleet;
 use crate::fleet::cut::table_ref;
 use crate::fleet::node::{NodeTable, Roster, label};
 use crate::fleet::rows::{Has, ask_for_row};
+use crate::nats::LogAddress;
+use crate::nats::logged_row::{RowInLog, compare_row, logged_table};
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::look::{Look, Tone};
@@ -20,6 +22,7 @@ use crate::tables::target::Target;
 use crate::units::parse_duration;
 use anyhow::{Context as _, anyhow, bail};
 use jiff::Timestamp;
+use postgres_index_cache_core::tooling::nats::Follow;
 use postgres_index_cache_core::tooling::postgres::SnapshotReader;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -61,6 +64,9 @@ pub struct Args {
     /// Do not ask before the whole table is announced
     #[arg(short, long)]
     pub yes: bool,
+    /// Look whether a log that pgic relay writes has the row then: nats://host:4222/shop
+    #[arg(long, value_name = "URL", conflicts_with = "all")]
+    pub from: Option<String>,
     /// How long to wait for the nodes
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     pub timeout: Duration,
@@ -71,9 +77,10 @@ Examples:
   pgic announce orders 42          every node reads this row again
   pgic announce order_items 42,2 42,3
   pgic announce orders --all       every node reads the table again
+  pgic announce orders 42 --from nats://n1/shop
 
 Exit codes:
-  0  every node that has the table did, if any has it
+  0  every node that has the table did, if any has it; the log has the row
   1  a node did not, or does not answer
   2  it could not be announced: no such table or trigger, usage, …
   3  the server could not be reached, or took no session: trying again may
@@ -104,6 +111,11 @@ pub(super) fn in_shell(word: &str) -> String {
 /// If the table is refused, or the server cannot be used.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let server = context.server("announce")?;
+    let address = args
+        .from
+        .as_deref()
+        .map(|url| LogAddress::new(url, None, &context.environment))
+        .transpose()?;
     let target = find(context, &server, &args.table).await?;
     if args.all && !args.yes && !confirmed(&server, &target)? {
         bail!("nothing was announced");
@@ -113,6 +125,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     for key in &args.keys {
         keys.push(key_of(&server, &target, key).await?);
     }
+    // A log that nobody proves is known before anything is announced.
+    let mut log = match &address {
+        Some(address) => Some(Log::open(address, &target).await?),
+        None => None,
+    };
     let mut fleet = Fleet::open(&server).await?;
     if context.format == Format::Json {
         context.print_place(&server)?;
@@ -128,13 +145,91 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut is_done = true;
     if args.all {
         let done = announcer.announce_table().await?;
-        is_done &= report(context, &target, None, &roster, &done)?;
+        is_done &= report(context, &target, None, &roster, &done, None)?;
     }
     for key in keys {
         let done = announcer.announce_row(&key).await?;
-        is_done &= report(context, &target, Some(&key), &roster, &done)?;
+        let in_log = match &mut log {
+            Some(log) => Some(log.look(&server, &target, &key, args.timeout).await?),
+            None => None,
+        };
+        is_done &= report(
+            context,
+            &target,
+            Some(&key),
+            &roster,
+            &done,
+            in_log.as_ref(),
+        )?;
     }
     Ok(if is_done { ExitCode::Yes } else { ExitCode::No })
+}
+
+/// A log that is followed as a node does.
+struct Log<'a> {
+    address: &'a LogAddress,
+    follow: Box<Follow>,
+}
+
+/// What a log has of a row that was announced.
+struct InLog {
+    /// The log, and where it was.
+    log: String,
+    found: RowInLog,
+}
+
+impl InLog {
+    /// Returns what the log has, in words.
+    fn has(&self) -> &'static str {
+        match self.found {
+            RowInLog::Same => "has the row as it is",
+            RowInLog::Other(what) => what,
+            RowInLog::Unsettled => "could not be compared: the row is changed again and again",
+        }
+    }
+}
+
+impl<'a> Log<'a> {
+    /// Follows the log until its rows are live.
+    ///
+    /// # Errors
+    /// If they are not, or the log does not have the table.
+    async fn open(address: &'a LogAddress, target: &Target) -> anyhow::Result<Self> {
+        let follow = Box::new(Box::pin(address.live("announce")).await?);
+        if logged_table(&follow, target).is_none() {
+            let error = anyhow!("the relay of {address} does not follow {}", target.name());
+            return Err(with_hint(error, "pgic status --from shows what it follows"));
+        }
+        Ok(Self { address, follow })
+    }
+
+    /// Waits until the log has a row as the table has it, and looks what it has else.
+    ///
+    /// # Errors
+    /// If the table cannot be read, or nobody proves the log's rows.
+    async fn look(
+        &mut self,
+        server: &Server,
+        target: &Target,
+        key: &str,
+        patience: Duration,
+    ) -> anyhow::Result<InLog> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let row = read_row(&mut reader(server).await?, target, key).await?;
+            let (address, follow) = (self.address, &mut self.follow);
+            let found = compare_row(address, follow, server, target, key, &row).await?;
+            if !matches!(found, RowInLog::Other(_)) || Instant::now() >= deadline {
+                let position = self.follow.position();
+                let at = position.map_or_else(String::new, |at| format!(" at {at}"));
+                return Ok(InLog {
+                    log: format!("{address}{at}"),
+                    found,
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
 }
 
 /// Finds the table, whose changes must be announced: else nobody would know the channel.
@@ -274,6 +369,7 @@ fn report(
     key: Option<&str>,
     roster: &Roster,
     done: &BTreeMap<i32, Has>,
+    in_log: Option<&InLog>,
 ) -> anyhow::Result<bool> {
     let mut text = String::new();
     for (listener, done) in done {
@@ -304,6 +400,16 @@ fn report(
         });
     }
     if context.format == Format::Json {
+        if let (Some(in_log), Some(key)) = (in_log, key) {
+            let is_current = in_log.found == RowInLog::Same;
+            let line = EventLine::new("log-row", Timestamp::now())
+                .of(target.names())
+                .key(key)
+                .member("log", &in_log.log)
+                .member("result", if is_current { "current" } else { "not-current" });
+            let why = (!is_current).then(|| in_log.has());
+            text.push_str(&line.optional("why", why).end());
+        }
         for session in &roster.silent {
             let line = EventLine::new("announced", Timestamp::now()).of(target.names());
             let line = match key {
@@ -315,20 +421,24 @@ fn report(
         }
     }
     let current = done.values().filter(|done| **done == Has::Current).count();
-    let is_done = current == done.len() && roster.silent.is_empty();
+    let is_in_log = in_log.is_none_or(|in_log| in_log.found == RowInLog::Same);
+    let is_done = current == done.len() && roster.silent.is_empty() && is_in_log;
     if context.format == Format::Text {
         let what = match key {
             Some(key) => format!("{} {}", target.name(), key::typed(key)),
             None => target.name(),
         };
-        let nodes = if done.is_empty() {
-            "no node has this table; other consumers cannot be asked".to_string()
-        } else {
-            format!(
+        let mut answers = Vec::new();
+        if !done.is_empty() {
+            answers.push(format!(
                 "{current} of {} current",
                 crate::render::count((done.len() + roster.silent.len()) as u64, "node")
-            )
-        };
+            ));
+        } else if in_log.is_none() {
+            answers.push("no node has this table; other consumers cannot be asked".to_string());
+        }
+        answers.extend(in_log.map(|in_log| format!("{} {}", in_log.log, in_log.has())));
+        let nodes = answers.join("; ");
         let tone = if is_done { Tone::Good } else { Tone::Alarm };
         let word = context.look.paint(tone, "announced");
         text.push_str(&format!("{word}  {}: {nodes}\n", escape(&what)));

@@ -599,8 +599,8 @@ fn link<'a>(events: &'a [Value], name: &str) -> (&'a str, &'a str, &'a str) {
 async fn a_row_is_followed_into_the_log_and_to_its_nodes() {
     let (database, nats) = (shop().await, Nats::start());
     let url = nats.url();
-    let relay = relay(&database, &url);
-    let node = open(async_nats::connect(&url).await.expect("connect"), "web-1").await;
+    let _relay = relay(&database, &url);
+    let _node = open(async_nats::connect(&url).await.expect("connect"), "web-1").await;
     let client = database.client().await;
     let id = client.query_one("SELECT id::text FROM users LIMIT 1", &[]);
     let id: String = id.await.expect("a user").get(0);
@@ -653,22 +653,51 @@ async fn a_row_is_followed_into_the_log_and_to_its_nodes() {
         .iter()
         .find(|event| event["link"] == "log")
         .expect("the log");
-    assert_eq!(stale["now"], "pgic announce public.orders 2,1", "{stale}");
+    let now = stale["now"].as_str().unwrap_or_default();
+    assert!(
+        now.starts_with("pgic announce public.orders 2,1 --from "),
+        "{stale}"
+    );
     assert_eq!(
         link(&events, "nodes").0,
         "unknown",
         "no node has orders: {events:?}"
     );
-    // What mends it does.
-    let announce = ["announce", "public.orders", "2,1", "--timeout", "300ms"];
+    // What mends it does, and says so.
+    let from = format!("{url}/shop");
+    let announce = [
+        "announce",
+        "public.orders",
+        "2,1",
+        "--from",
+        &from,
+        "-o",
+        "json",
+    ];
+    let announce = announce.map(ToString::to_string);
     let other = database.clone();
-    let announced = tokio::task::spawn_blocking(move || other.pgic(&announce))
-        .await
-        .expect("pgic");
-    assert!(announced.code < 2, "{announced:?}");
+    let announced =
+        tokio::task::spawn_blocking(move || other.pgic(&announce.each_ref().map(String::as_str)));
+    let announced = announced.await.expect("pgic");
+    assert_eq!(announced.code, 0, "{announced:?}");
+    let in_log = check_all(&announced.stdout);
+    let in_log = in_log.iter().find(|event| event["event"] == "log-row");
+    assert_eq!(
+        in_log.expect("the log")["result"],
+        "current",
+        "{announced:?}"
+    );
     let (code, events) = why(&database, &url, &["orders", "2,1"]).await;
     assert_eq!((code, link(&events, "log").0), (0, "ok"), "{events:?}");
-    // Without a relay nobody knows what the log is worth.
+}
+
+/// Without a relay nobody knows what the log is worth.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_proves_is_the_broken_link() {
+    let (database, nats) = (shop().await, Nats::start());
+    let url = nats.url();
+    let relay = relay(&database, &url);
+    let node = open(async_nats::connect(&url).await.expect("connect"), "web-1").await;
     relay.signal("KILL");
     drop(relay);
     let mut status = node.events();
@@ -676,7 +705,8 @@ async fn a_row_is_followed_into_the_log_and_to_its_nodes() {
         let event = tokio::time::timeout(DEADLINE, status.next()).await;
         event.expect("an event");
     }
-    let (code, events) = why(&database, &url, &["users", &id]).await;
+    let nobody = "00000000-0000-4000-8000-000000000000";
+    let (code, events) = why(&database, &url, &["users", nobody]).await;
     assert_eq!(
         (code, link(&events, "log").1),
         (1, "log-not-proven"),

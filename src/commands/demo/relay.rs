@@ -167,7 +167,7 @@ async fn break_and_mend(
     finish(start(
         context,
         url,
-        &format!("announce users {key} --timeout 1s"),
+        &format!("announce users {key} --from {log}"),
     )?)
     .await?;
     say("\n# the relay compares its cache with the table, and a node its rows with the relay's")?;

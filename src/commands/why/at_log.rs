@@ -7,32 +7,16 @@ use crate::commands::nodes::log_node_json;
 use crate::connect::Server;
 use crate::failure::Report;
 use crate::nats::LogAddress;
+use crate::nats::logged_row::{RowInLog, compare_row, has_columns_of, logged_table};
 use crate::render::{Format, count, print};
-use crate::tables::row::{RowNow, read_row, reader};
 use crate::tables::target::Target;
-use anyhow::anyhow;
-use postgres_index_cache_core::tooling::KeyBuf;
-use postgres_index_cache_core::tooling::fleet::{Digest, RowDigester};
-use postgres_index_cache_core::tooling::nats::{Follow, LogNode, LoggedTable};
+use postgres_index_cache_core::tooling::nats::{Follow, LogNode};
 use std::time::Duration;
-
-/// How often a row that changes meanwhile is looked at.
-const TRIES: usize = 5;
 
 /// A log that is followed as a node does.
 pub(super) struct Log<'a> {
     address: &'a LogAddress,
     follow: Result<Box<Follow>, anyhow::Error>,
-}
-
-/// What the log has of the row.
-enum Found {
-    /// The row as the table has it; if none, neither has one.
-    Same,
-    /// Another row, or none, or one that the table does not have.
-    Other(&'static str),
-    /// The row changes faster than it can be looked at.
-    Unsettled,
 }
 
 impl<'a> Log<'a> {
@@ -62,7 +46,7 @@ impl<'a> Log<'a> {
                     .text(&Report::new(error).one_line()));
             }
         };
-        let Some(table) = table_of(follow, case.target) else {
+        if logged_table(follow, case.target).is_none() {
             return Ok(link(Verdict::Broken)
                 .code("not-in-log")
                 .text(&format!(
@@ -74,14 +58,15 @@ impl<'a> Log<'a> {
                     "start the relay with this table too: pgic relay … {}",
                     case.target.table.typed_name()
                 ))));
-        };
-        if RowDigester::new(table.cache.read().shape()).columns() != case.row.columns {
+        }
+        if !has_columns_of(follow, case.target, &case.row) {
             return Ok(link(Verdict::Broken)
                 .code("other-columns")
                 .text("the log has other columns of the table than the trigger sends")
                 .for_good(Some("pgic status names what the trigger sends".to_string())));
         }
-        let found = match compare(self.address, follow, server, case).await {
+        let (target, key, row) = (case.target, case.key, &case.row);
+        let found = match compare_row(self.address, follow, server, target, key, row).await {
             Ok(found) => found,
             Err(error) => {
                 return Ok(link(Verdict::Broken)
@@ -93,7 +78,7 @@ impl<'a> Log<'a> {
             format!("{} at {position}", self.address)
         });
         Ok(match found {
-            Found::Same => {
+            RowInLog::Same => {
                 let has = match case.row.digest {
                     Some(_) => "has the row as it is",
                     None => "has no such row either",
@@ -107,17 +92,17 @@ impl<'a> Log<'a> {
                 });
                 link(Verdict::Ok).text(&format!("{at} {has}{after}"))
             }
-            Found::Other(what) => link(Verdict::Broken)
+            RowInLog::Other(what) => link(Verdict::Broken)
                 .code("log-stale")
                 .text(&format!("{at} {what}"))
-                .now(Some(case.announce()))
+                .now(Some(format!("{} --from {}", case.announce(), self.address)))
                 .for_good(Some(format!(
                     "look whether others differ: pgic verify {} --from {}",
                     case.target.table.typed_name(),
                     self.address
                 ))),
-            Found::Unsettled => link(Verdict::Unknown).text(&format!(
-                "the row changed each of {TRIES} times between the look at the table and at {at}"
+            RowInLog::Unsettled => link(Verdict::Unknown).text(&format!(
+                "the row is changed again and again, so that {at} could not be compared"
             )),
         })
     }
@@ -187,64 +172,4 @@ fn follows(node: &LogNode, target: &Target) -> bool {
     node.tables
         .iter()
         .any(|table| table.table == name || table.table == with_schema)
-}
-
-/// Returns the table of the log that the row is in.
-fn table_of<'f>(follow: &'f Follow, target: &Target) -> Option<&'f LoggedTable> {
-    let names = target.names();
-    follow.tables().find(|table| {
-        let description = &table.description;
-        (description.schema.as_str(), description.table.as_str()) == names
-    })
-}
-
-/// Compares the log's row with the table's.
-///
-/// A row that is written meanwhile may differ for a moment. So the log is wrong only if its row is
-/// neither that of the table before a fence nor that behind it, and both of these are the same.
-///
-/// # Errors
-/// If the table cannot be read, or nobody proves the log's rows.
-async fn compare(
-    address: &LogAddress,
-    follow: &mut Follow,
-    server: &Server,
-    case: &Case<'_>,
-) -> anyhow::Result<Found> {
-    let mut reader = reader(server).await?;
-    let mut before = case.row.clone();
-    for _ in 0..TRIES {
-        address.prove(follow).await?;
-        let logged = digest_of(follow, case)?;
-        if logged == before.digest {
-            return Ok(Found::Same);
-        }
-        let now: RowNow = read_row(&mut reader, case.target, case.key).await?;
-        if logged == now.digest {
-            return Ok(Found::Same);
-        }
-        if now.digest == before.digest {
-            return Ok(Found::Other(match (logged, now.digest) {
-                (None, _) => "does not have the row",
-                (Some(_), None) => "still has the row",
-                (Some(_), Some(_)) => "has another row of this key",
-            }));
-        }
-        before = now;
-    }
-    Ok(Found::Unsettled)
-}
-
-/// Returns the digest of the log's row; `None` if there is none.
-fn digest_of(follow: &Follow, case: &Case<'_>) -> anyhow::Result<Option<Digest>> {
-    let table = table_of(follow, case.target);
-    let table = table.ok_or_else(|| anyhow!("the log has lost {}", case.target.name()))?;
-    let cache = table.cache.read();
-    let mut key = KeyBuf::default();
-    key.read_json(cache.shape(), case.key)
-        .map_err(|error| anyhow!("read the key {}: {error}", case.key))?;
-    let mut digester = RowDigester::new(cache.shape());
-    Ok(cache
-        .get(&key)
-        .map(|row| digester.row(|column| row.cell(column))))
 }
