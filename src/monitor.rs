@@ -106,7 +106,7 @@ pub async fn watch(
         Box::pin(follow::run(server, plan, shared)),
         Box::pin(canary::run(server, plan, shared)),
         Box::pin(look::run(server, plan, shared)),
-        Box::pin(log::run(plan, shared)),
+        Box::pin(log::run(server, plan, shared)),
         Box::pin(diagnose::run(server, settings, plan, shared)),
     )?;
     Ok(())
@@ -136,13 +136,18 @@ impl Attempts {
 
     /// Notes that an attempt failed, says why unless that was said, and waits for the next.
     async fn failed(&mut self, error: &anyhow::Error, shared: &Shared) {
+        self.note(error, shared);
+        tokio::time::sleep(self.retry).await;
+        self.retry = (2 * self.retry).min(LONGEST_RETRY);
+    }
+
+    /// Notes that an attempt failed, and says why unless that was said.
+    fn note(&mut self, error: &anyhow::Error, shared: &Shared) {
         let why = Report::new(error).one_line();
         shared.metrics.task_failed(self.task);
         if self.said.as_ref() != Some(&why) {
             shared.say(&format!("{}: {why}; trying again", self.task));
             self.said = Some(why);
         }
-        tokio::time::sleep(self.retry).await;
-        self.retry = (2 * self.retry).min(LONGEST_RETRY);
     }
 }

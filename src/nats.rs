@@ -290,6 +290,47 @@ impl LogAddress {
         Ok(follow)
     }
 
+    /// Begins to follow the log, whose tables must be those of the database that `session` is in.
+    ///
+    /// # Errors
+    /// If NATS cannot be reached, there is no such log, or it is one of another database.
+    pub async fn open(
+        &self,
+        command: &str,
+        session: &tokio_postgres::Client,
+    ) -> anyhow::Result<Follow> {
+        let opened = async {
+            let log = self.log_of(command, session).await?;
+            Ok(Follow::open(log, default_limit()).await?)
+        };
+        opened.await.map_err(|error| self.explain(error))
+    }
+
+    /// Connects, as [`log`](Self::log), to a log of the database that `session` is in.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn log_of(
+        &self,
+        command: &str,
+        session: &tokio_postgres::Client,
+    ) -> anyhow::Result<NatsLog> {
+        let log = self.log(command).await?;
+        let checked = log.check_database(session).await;
+        checked.with_context(|| format!("follow {self}"))?;
+        Ok(log)
+    }
+
+    /// Returns the same log, for another task: what a server says to that is not mixed up with what
+    /// it says to this one.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self {
+            said: Arc::default(),
+            ..self.clone()
+        }
+    }
+
     async fn until_proven(&self, follow: &mut Follow) -> anyhow::Result<()> {
         let mut failure = None;
         let mut give_up = Instant::now() + PATIENCE;

@@ -23,10 +23,11 @@ use crate::units::parse_duration;
 use anyhow::{Context as _, anyhow, bail};
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::nats::Follow;
-use postgres_index_cache_core::tooling::postgres::SnapshotReader;
+use postgres_index_cache_core::tooling::postgres::{SnapshotReader, Traced};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_postgres::Client;
 
 /// The longest time that the announcements of one row are repeated because writers change it.
 const TRIES: usize = 5;
@@ -127,7 +128,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     }
     // A log that nobody proves is known before anything is announced.
     let mut log = match &address {
-        Some(address) => Some(Log::open(address, &target).await?),
+        Some(address) => Some(Log::open(address, &server, &target).await?),
         None => None,
     };
     let mut fleet = Fleet::open(&server).await?;
@@ -150,7 +151,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     for key in keys {
         let done = announcer.announce_row(&key).await?;
         let in_log = match &mut log {
-            Some(log) => Some(log.look(&server, &target, &key, args.timeout).await?),
+            Some(log) => {
+                let session = announcer.fleet.client();
+                let looked = log.look(&server, session, &target, &key, args.timeout);
+                Some(looked.await?)
+            }
             None => None,
         };
         is_done &= report(
@@ -180,12 +185,19 @@ struct InLog {
 
 impl InLog {
     /// Returns what the log has, in words.
-    fn has(&self) -> &'static str {
-        match self.found {
-            RowInLog::Same => "has the row as it is",
-            RowInLog::Other(what) => what,
-            RowInLog::Unsettled => "could not be compared: the row is changed again and again",
+    fn has(&self) -> String {
+        match &self.found {
+            RowInLog::Same { exists: true } => "has the row as it is".to_string(),
+            RowInLog::Same { exists: false } => "has no such row either".to_string(),
+            RowInLog::Other(what) => (*what).to_string(),
+            RowInLog::Unsettled(why) => format!("could not be compared: {why}"),
+            RowInLog::NotProven(why) => format!("is not proven: {why}"),
         }
+    }
+
+    /// Returns whether the log has the row as the table has it.
+    fn is_current(&self) -> bool {
+        matches!(self.found, RowInLog::Same { .. })
     }
 }
 
@@ -194,8 +206,14 @@ impl<'a> Log<'a> {
     ///
     /// # Errors
     /// If they are not, or the log does not have the table.
-    async fn open(address: &'a LogAddress, target: &Target) -> anyhow::Result<Self> {
-        let follow = Box::new(Box::pin(address.live("announce")).await?);
+    async fn open(
+        address: &'a LogAddress,
+        server: &Server,
+        target: &Target,
+    ) -> anyhow::Result<Self> {
+        let session = server.client().await?;
+        let mut follow = Box::new(Box::pin(address.open("announce", &session)).await?);
+        address.prove(&mut follow).await?;
         if logged_table(&follow, target).is_none() {
             let error = anyhow!("the relay of {address} does not follow {}", target.name());
             return Err(with_hint(error, "pgic status --from shows what it follows"));
@@ -206,19 +224,19 @@ impl<'a> Log<'a> {
     /// Waits until the log has a row as the table has it, and looks what it has else.
     ///
     /// # Errors
-    /// If the table cannot be read, or nobody proves the log's rows.
+    /// If the table cannot be read.
     async fn look(
         &mut self,
         server: &Server,
+        session: &Traced<Client>,
         target: &Target,
         key: &str,
         patience: Duration,
     ) -> anyhow::Result<InLog> {
         let deadline = Instant::now() + patience;
         loop {
-            let row = read_row(&mut reader(server).await?, target, key).await?;
             let (address, follow) = (self.address, &mut self.follow);
-            let found = compare_row(address, follow, server, target, key, &row).await?;
+            let found = compare_row(address, follow, server, session, target, key).await?;
             if !matches!(found, RowInLog::Other(_)) || Instant::now() >= deadline {
                 let position = self.follow.position();
                 let at = position.map_or_else(String::new, |at| format!(" at {at}"));
@@ -401,7 +419,7 @@ fn report(
     }
     if context.format == Format::Json {
         if let (Some(in_log), Some(key)) = (in_log, key) {
-            let is_current = in_log.found == RowInLog::Same;
+            let is_current = in_log.is_current();
             let line = EventLine::new("log-row", Timestamp::now())
                 .of(target.names())
                 .key(key)
@@ -421,7 +439,7 @@ fn report(
         }
     }
     let current = done.values().filter(|done| **done == Has::Current).count();
-    let is_in_log = in_log.is_none_or(|in_log| in_log.found == RowInLog::Same);
+    let is_in_log = in_log.is_none_or(InLog::is_current);
     let is_done = current == done.len() && roster.silent.is_empty() && is_in_log;
     if context.format == Format::Text {
         let what = match key {

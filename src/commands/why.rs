@@ -163,10 +163,15 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let (link, is_delivered) = delivery::look(&mut fleet, &server).await?;
     show(context, &mut links, link)?;
     if let Some(address) = &address {
-        let is_touched = args.touch && seen.exists;
-        for link in of_log(&mut fleet, &server, &mut case, address, is_touched).await? {
-            show(context, &mut links, link)?;
+        let mut log = Log::open(address, &server).await?;
+        let mut touched = None;
+        if args.touch && seen.exists && log.is_of_use(&target) {
+            touched = Some(touch(&mut fleet, &server, &mut case, &BTreeSet::new()).await?);
         }
+        let link = log.look(&server, fleet.client(), &case, touched.as_ref());
+        let link = link.await?;
+        show(context, &mut links, link)?;
+        show(context, &mut links, log.look_at_nodes(&case).await?)?;
         return conclude(context, &case, &links);
     }
     if !is_delivered {
@@ -211,27 +216,6 @@ async fn touch(
     case.row = row;
     print(&touched.text(case.context, case))?;
     Ok(touched)
-}
-
-/// Returns the links of a relay's log and of the nodes that follow it. `is_touched`: the row is to
-/// be written anew.
-///
-/// # Errors
-/// If the table cannot be read, or the row cannot be written.
-async fn of_log(
-    fleet: &mut Fleet,
-    server: &Server,
-    case: &mut Case<'_>,
-    address: &LogAddress,
-    is_touched: bool,
-) -> anyhow::Result<[Link; 2]> {
-    let mut log = Log::open(address).await;
-    let mut touched = None;
-    if is_touched {
-        touched = Some(touch(fleet, server, case, &BTreeSet::new()).await?);
-    }
-    let of_row = log.look(server, case, touched.as_ref()).await?;
-    Ok([of_row, log.look_at_nodes(case).await?])
 }
 
 /// Returns the triggers that an UPDATE of the row runs.
@@ -389,9 +373,14 @@ fn conclude(context: &Context, case: &Case<'_>, links: &[Link]) -> anyhow::Resul
             print(&line.end())?;
         }
         Format::Text if broken.is_empty() && case.row.digest.is_none() => {
-            print(match case.target.follow.condition {
-                Some(_) => "no row of this key is announced, and no node that answers has one\n",
-                None => "neither the table nor a node that answers has this row\n",
+            let who = if links.iter().any(|link| link.name == "log") {
+                "the log"
+            } else {
+                "a node that answers"
+            };
+            print(&match case.target.follow.condition {
+                Some(_) => format!("a row of this key is not announced, nor does {who} have one\n"),
+                None => format!("neither the table nor {who} has this row\n"),
             })?;
         }
         Format::Text => print(&link::conclusion(&context.look, &broken, links))?,

@@ -1,6 +1,8 @@
 //! The log of a relay: whether its relay proves it, and the nodes that follow it.
 
 use super::{Attempts, Plan, Shared};
+use crate::connect::Server;
+use crate::failure::Report;
 use crate::metrics::labels;
 use crate::nats::LogAddress;
 use anyhow::anyhow;
@@ -15,58 +17,79 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ROLL: Duration = Duration::from_secs(3);
 
 /// Watches the log, and never ends. Without a log there is nothing to do.
-pub(super) async fn run(plan: &Plan, shared: &Arc<Shared>) -> anyhow::Result<()> {
+pub(super) async fn run(server: &Server, plan: &Plan, shared: &Arc<Shared>) -> anyhow::Result<()> {
     let Some(address) = &plan.log else {
         return Ok(());
     };
+    let (of_proofs, of_nodes) = (address.apart(), address.apart());
     tokio::join!(
-        again_and_again("log", shared, prove, plan, address),
-        again_and_again("log-nodes", shared, call_roll, plan, address),
+        prove_for_ever(server, plan, &of_proofs, shared),
+        call_roll_for_ever(plan, &of_nodes, shared),
     );
     Ok(())
 }
 
-/// Begins a task again whenever it has failed.
-async fn again_and_again(
-    name: &'static str,
-    shared: &Shared,
-    task: impl AsyncFn(&Plan, &LogAddress, &Shared, &mut Attempts) -> Result<Infallible, anyhow::Error>,
-    plan: &Plan,
-    address: &LogAddress,
-) {
-    let mut attempts = Attempts::new(name);
+/// Asks the relay for proofs of the log, and begins again whenever there is none.
+async fn prove_for_ever(server: &Server, plan: &Plan, address: &LogAddress, shared: &Shared) {
+    let mut attempts = Attempts::new("log");
     loop {
-        let Err(error) = task(plan, address, shared, &mut attempts).await;
+        let Err(error) = prove(server, plan, address, shared, &mut attempts).await;
+        let error = address.explain(error);
+        note_unproven(&error, shared);
         attempts.failed(&error, shared).await;
     }
 }
 
+/// Notes that the log is not proven. Nodes are not live by then, so nobody waits to be told.
+fn note_unproven(error: &anyhow::Error, shared: &Shared) {
+    shared.metrics.log_proven.set(0);
+    shared.status.lock().log_failure = Some(Report::new(error).one_line());
+}
+
 /// Asks the relay for a proof of the log, as nodes do, again and again.
 async fn prove(
+    server: &Server,
     plan: &Plan,
     address: &LogAddress,
     shared: &Shared,
     attempts: &mut Attempts,
 ) -> Result<Infallible, anyhow::Error> {
-    let proven = async {
-        let log = address.log("monitor").await?;
-        loop {
-            let asked = Instant::now();
-            if log.ask(PATIENCE).await.is_none() {
-                shared.metrics.log_lost.inc();
-                return Err(anyhow!("no relay has proven the rows of {address}"));
-            }
-            let took = asked.elapsed();
-            shared.metrics.log_fence.observe(took.as_secs_f64());
-            shared.metrics.log_proven.set(1);
-            shared.status.lock().log_proven = Some((Instant::now(), took));
-            attempts.succeeded();
+    let session = server.client().await?;
+    let log = address.log_of("monitor", &session).await?;
+    drop(session);
+    loop {
+        let asked = Instant::now();
+        if log.ask(PATIENCE).await.is_none() {
+            shared.metrics.log_lost.inc();
+            let error = address.explain(anyhow!("no relay has proven the rows of {address}"));
+            note_unproven(&error, shared);
+            attempts.note(&error, shared);
             tokio::time::sleep(plan.canary_every).await;
+            continue;
         }
-    };
-    let ended: anyhow::Result<Infallible> = proven.await;
-    shared.metrics.log_proven.set(0);
-    ended.map_err(|error| address.explain(error))
+        let took = asked.elapsed();
+        shared.metrics.log_fence.observe(took.as_secs_f64());
+        shared.metrics.log_proven.set(1);
+        {
+            let mut status = shared.status.lock();
+            status.log_proven = Some((Instant::now(), took));
+            status.log_failure = None;
+        }
+        attempts.succeeded();
+        tokio::time::sleep(plan.canary_every).await;
+    }
+}
+
+/// Calls the roll of the log's nodes, and begins again whenever they cannot be asked. What they
+/// said before is not exported then.
+async fn call_roll_for_ever(plan: &Plan, address: &LogAddress, shared: &Shared) {
+    let mut attempts = Attempts::new("log-nodes");
+    loop {
+        let Err(error) = call_roll(plan, address, shared, &mut attempts).await;
+        shared.status.lock().log_nodes = None;
+        shared.metrics.log_nodes.clear();
+        attempts.failed(&error, shared).await;
+    }
 }
 
 /// Calls the roll of the log's nodes, again and again.
@@ -76,10 +99,8 @@ async fn call_roll(
     shared: &Shared,
     attempts: &mut Attempts,
 ) -> Result<Infallible, anyhow::Error> {
-    let log = address.log("monitor").await;
-    let log = log.map_err(|error| address.explain(error))?;
     loop {
-        let nodes = log.call_roll(ROLL).await?;
+        let nodes = address.call_roll("monitor", ROLL).await?;
         let live = nodes
             .iter()
             .filter(|(node, _)| node.state == "live")

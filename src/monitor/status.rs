@@ -88,7 +88,9 @@ pub struct Status {
     log: Option<String>,
     /// The last proof of the log: when, and how long the question took.
     pub log_proven: Option<(Instant, Duration)>,
-    /// The nodes of the log that are live, and that answer.
+    /// Why the last question for a proof failed; `None` if it did not.
+    pub log_failure: Option<String>,
+    /// The nodes of the log that are live, and that answer; `None` if they cannot be asked.
     pub log_nodes: Option<(usize, usize)>,
     /// How often the server was seen to have been started anew.
     pub restarts: u64,
@@ -120,6 +122,7 @@ impl Status {
             nodes: None,
             log: plan.log.as_ref().map(ToString::to_string),
             log_proven: None,
+            log_failure: None,
             log_nodes: None,
             restarts: 0,
             diagnosis: None,
@@ -162,13 +165,13 @@ impl Status {
             Some(_) => {}
         }
         if let Some(log) = &self.log {
-            match self.log_proven {
-                None => problems.push(format!("no relay has proven the log {log} yet")),
-                Some((at, _)) if at.elapsed() > self.canary_counts => problems.push(format!(
-                    "no relay has proven the log {log} for {} s",
-                    at.elapsed().as_secs()
-                )),
-                Some(_) => {}
+            match (&self.log_failure, self.log_proven) {
+                (Some(why), _) => problems.push(format!("the log {log} is not proven: {why}")),
+                (None, None) => problems.push(format!("no relay has proven the log {log} yet")),
+                (None, Some((at, _))) if at.elapsed() > self.canary_counts => {
+                    problems.push(format!("the log {log} is not looked at"));
+                }
+                (None, Some(_)) => {}
             }
         }
         problems
@@ -215,6 +218,7 @@ impl Status {
             })),
             "log": self.log.as_ref().map(|log| json!({
                 "log": log,
+                "why": self.log_failure,
                 "proof_ms": self.log_proven.map(|(_, took)| took.as_secs_f64() * 1000.0),
                 "nodes": self.log_nodes.map(|(live, answering)| json!({
                     "live": live, "answering": answering,

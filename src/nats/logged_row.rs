@@ -2,25 +2,33 @@
 
 use super::LogAddress;
 use crate::connect::Server;
-use crate::tables::row::{RowNow, read_row, reader};
+use crate::failure::Report;
+use crate::tables::row::{RowNow, read_row, read_version, reader};
 use crate::tables::target::Target;
 use anyhow::anyhow;
 use postgres_index_cache_core::tooling::KeyBuf;
 use postgres_index_cache_core::tooling::fleet::{Digest, RowDigester};
 use postgres_index_cache_core::tooling::nats::{Follow, LoggedTable};
+use postgres_index_cache_core::tooling::postgres::Traced;
+use tokio_postgres::Client;
 
 /// How often a row that changes meanwhile is looked at.
 const TRIES: usize = 5;
 
 /// What a log has of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowInLog {
-    /// The row as the table has it; if the table has none, neither has the log.
-    Same,
+    /// The row as the table has it.
+    Same {
+        /// Whether there is one: if not, the log has none either.
+        exists: bool,
+    },
     /// Another row, or none, or one that the table does not have: said in words.
     Other(&'static str),
-    /// The row changes faster than it can be looked at.
-    Unsettled,
+    /// It cannot be told, for this reason.
+    Unsettled(String),
+    /// Nobody proves the log's rows, for this reason.
+    NotProven(String),
 }
 
 /// Returns the table of the log that `target` is.
@@ -32,48 +40,76 @@ pub fn logged_table<'f>(follow: &'f Follow, target: &Target) -> Option<&'f Logge
     })
 }
 
-/// Compares the log's row of a key, which is JSON, with the table's, which was `row` a moment ago.
+/// Compares the log's row of a key, which is JSON, with the table's. `session` is for looks at the
+/// row's version.
 ///
-/// A row that is written meanwhile may differ for a moment. So the log is wrong only if its row is
-/// neither that of the table before a fence nor that behind it, and both of these are the same.
+/// A row that is written meanwhile may differ for a moment:
+///
+/// 1. The table has version 1 of the row.
+/// 2. Version 2 is committed, and is in the log behind the fence.
+/// 3. Version 3 is committed, which looks like version 1. We read it.
+///
+/// So the log is wrong only if the table has had one version of the row from before the fence to
+/// behind our look. An absent row has no version: then the same must be found twice in a row.
 ///
 /// # Errors
-/// If the table cannot be read, or nobody proves the log's rows.
+/// If the table cannot be read.
 pub async fn compare_row(
     address: &LogAddress,
     follow: &mut Follow,
     server: &Server,
+    session: &Traced<Client>,
     target: &Target,
     key: &str,
-    row: &RowNow,
 ) -> anyhow::Result<RowInLog> {
     let mut reader = reader(server).await?;
-    let mut before = row.clone();
-    for _ in 0..TRIES {
-        address.prove(follow).await?;
-        if !has_columns_of(follow, target, &before) {
+    let mut absent_beside = None;
+    for round in 0..TRIES {
+        // Most rows are in the log as they are, which needs no version.
+        let before = match round {
+            0 => None,
+            _ => match read_version(session, target, key).await? {
+                Ok(version) => Some(version),
+                Err(unseen) => return Ok(RowInLog::Unsettled(unseen)),
+            },
+        };
+        if let Err(error) = address.prove(follow).await {
+            return Ok(RowInLog::NotProven(Report::new(&error).one_line()));
+        }
+        let logged = digest_of(follow, target, key)?;
+        let now = read_row(&mut reader, target, key).await?;
+        if !has_columns_of(follow, target, &now) {
             return Ok(RowInLog::Other(
                 "has other columns of the table than the trigger sends",
             ));
         }
-        let logged = digest_of(follow, target, key)?;
-        if logged == before.digest {
-            return Ok(RowInLog::Same);
-        }
-        let now = read_row(&mut reader, target, key).await?;
         if logged == now.digest {
-            return Ok(RowInLog::Same);
+            let exists = now.digest.is_some();
+            return Ok(RowInLog::Same { exists });
         }
-        if now.digest == before.digest {
+        let Some(before) = before else {
+            continue;
+        };
+        let after = match read_version(session, target, key).await? {
+            Ok(version) => version,
+            Err(unseen) => return Ok(RowInLog::Unsettled(unseen)),
+        };
+        let is_settled = match (before, after) {
+            (Some(before), Some(after)) => before == after,
+            (None, None) => absent_beside.replace(logged) == Some(logged),
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if is_settled {
             return Ok(RowInLog::Other(match (logged, now.digest) {
                 (None, _) => "does not have the row",
                 (Some(_), None) => "still has the row",
                 (Some(_), Some(_)) => "has another row of this key",
             }));
         }
-        before = now;
     }
-    Ok(RowInLog::Unsettled)
+    Ok(RowInLog::Unsettled(
+        "the row was changed at each of the looks at it".to_string(),
+    ))
 }
 
 /// Returns whether the log has the columns of a row of the table: rows of others cannot be compared.

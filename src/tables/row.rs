@@ -12,9 +12,14 @@ use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::fleet::{
     Digest, LONGEST_PAYLOAD, RowDigester, key_digest, salted,
 };
-use postgres_index_cache_core::tooling::postgres::SnapshotReader;
+use postgres_index_cache_core::tooling::postgres::catalog::foreign_code;
+use postgres_index_cache_core::tooling::postgres::{
+    Distrust, SnapshotReader, Traced, key_condition,
+};
 use postgres_index_cache_core::tooling::{KeyBuf, TableShape};
 use serde_json::Value;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
 
 /// A row as it is now.
 #[derive(Debug, Clone)]
@@ -155,4 +160,76 @@ pub async fn read_row(
         .await
         .with_context(|| format!("read the row {key} of {}", target.name()))?;
     Ok(row)
+}
+
+/// One version of a row: where it is stored, and by which transaction it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowVersion {
+    /// The transaction, as PostgreSQL stores it.
+    pub xmin: String,
+    /// The oid of the table or partition, and the place in it.
+    place: String,
+}
+
+/// Reads which version of a row is there; `None` if there is no row. The inner error says why the
+/// row may not be looked at.
+///
+/// # Errors
+/// If the server refuses.
+pub async fn read_version(
+    client: &Traced<Client>,
+    target: &Target,
+    key: &str,
+) -> anyhow::Result<Result<Option<RowVersion>, String>> {
+    let config = &target.follow;
+    let condition = key_condition(config, &[key.to_string()])?;
+    let relation = config.relation();
+    let sql = format!(
+        "SELECT x.xmin::pg_catalog.text, pg_catalog.concat(x.tableoid, ' ', x.ctid)
+        FROM {relation} AS x WHERE {condition}"
+    );
+    let doing = || format!("look at the row {key} of {}", target.name());
+    if config.distrust == Distrust::None {
+        let row = client.query_typed_opt(&sql, &[]).await;
+        return Ok(Ok(row.with_context(doing)?.as_ref().map(version_of)));
+    }
+    // Planning a query computes expressions of the table's indexes, which are code of its owner.
+    // The lock keeps new indexes out between the look and the query.
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE;
+         SET LOCAL lock_timeout = '500ms';
+         LOCK TABLE {relation} IN SHARE UPDATE EXCLUSIVE MODE"
+    );
+    let looked = async {
+        if let Err(error) = client.batch_execute(&begin).await {
+            return match error.code() {
+                Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                    Ok(Err("another session holds a lock on the table".to_string()))
+                }
+                _ => Err(error).context("lock the table"),
+            };
+        }
+        let code = foreign_code(client, target.table.oid).await;
+        if let Some(function) = code.context("look at the table's code")? {
+            return Ok(Err(format!(
+                "the query would run {}, a function of {}",
+                function.name, function.owner
+            )));
+        }
+        let row = client.query_typed_opt(&sql, &[]).await;
+        Ok(Ok(row.with_context(doing)?.as_ref().map(version_of)))
+    };
+    let looked = looked.await;
+    client
+        .batch_execute("ROLLBACK")
+        .await
+        .context("end the look")?;
+    looked
+}
+
+fn version_of(row: &Row) -> RowVersion {
+    RowVersion {
+        xmin: row.get(0),
+        place: row.get(1),
+    }
 }

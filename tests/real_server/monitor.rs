@@ -446,7 +446,7 @@ async fn a_log_and_its_nodes_are_watched_too() {
     monitor.counts("pgic_log_nodes{state=\"not_live\"}", |not_live| {
         not_live == 1
     });
-    monitor.becomes(503, |why| why.contains("no relay has proven the log"));
+    monitor.becomes(503, |why| why.contains("is not proven: no relay"));
     let relay = relay::relay_until(&database, &url, "live");
     monitor.becomes(200, |_| true);
     monitor.counts("pgic_log_nodes{state=\"live\"}", |live| live == 1);

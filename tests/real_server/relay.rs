@@ -714,3 +714,83 @@ async fn a_log_that_nobody_proves_is_the_broken_link() {
     );
     assert_eq!(link(&events, "nodes").1, "node-stale", "{events:?}");
 }
+
+/// The log of another database has other rows, whatever they look like.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_another_database_is_not_asked_for_a_row() {
+    let (database, other, nats) = (shop().await, shop().await, Nats::start());
+    let url = nats.url();
+    let _relay = relay(&database, &url);
+    let from = format!("{url}/shop");
+    for command in ["why", "announce"] {
+        let arguments = [command, "orders", "1,1", "--from", &from].map(ToString::to_string);
+        let other = other.clone();
+        let ran = tokio::task::spawn_blocking(move || {
+            other.pgic(&arguments.each_ref().map(String::as_str))
+        });
+        let ran = ran.await.expect("pgic");
+        assert!(
+            ran.code == 2 && ran.stderr.contains("the tables of another database"),
+            "{ran:?}"
+        );
+    }
+}
+
+/// A row that goes to and fro looks as before when it is read again, and the log may have the other
+/// one rightly.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_goes_to_and_fro_is_not_called_wrong() {
+    let (database, nats) = (shop().await, Nats::start());
+    let url = nats.url();
+    let _relay = relay(&database, &url);
+    let client = database.client().await;
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let writing = tokio::spawn(async move {
+        let flip = "UPDATE orders SET total = 1 - coalesce(total, 0) WHERE number = 2";
+        while stopped.try_recv().is_err() {
+            client.batch_execute(flip).await.expect("write");
+        }
+    });
+    for _ in 0..5 {
+        let (code, events) = why(&database, &url, &["orders", "1,2"]).await;
+        assert!(
+            code == 0 && link(&events, "log").0 != "broken",
+            "{events:?}"
+        );
+    }
+    stop.send(()).expect("the writer");
+    writing.await.expect("the writer");
+}
+
+/// A node's word that it is live says nothing of a position that it does not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_may_be_behind_is_not_called_right() {
+    let (database, nats) = (shop().await, Nats::start());
+    let url = nats.url();
+    let _relay = relay(&database, &url);
+    let client = async_nats::connect(&url).await.expect("connect");
+    let mut calls = client.subscribe("pgic.shop.nodes").await.expect("listen");
+    client.flush().await.expect("NATS");
+    let answering = tokio::spawn(async move {
+        while let Some(_call) = futures_util::StreamExt::next(&mut calls).await {
+            let answer = serde_json::json!({
+                "node": "old", "host": "h", "instance": "0000000000000001", "version": "1",
+                "state": "live", "position": "1.0000000000000001.1",
+                "tables": [{"table": "orders", "state": "live", "rows": 3, "memory": 1,
+                    "kept_out": 0}],
+            });
+            let subject = "pgic.shop.node.0000000000000001";
+            let answered = client.publish(subject, answer.to_string().into()).await;
+            answered.expect("publish");
+        }
+    });
+    let (code, events) = why(&database, &url, &["orders", "1,1"]).await;
+    assert_eq!(code, 0, "{events:?}");
+    assert_eq!(link(&events, "log").0, "ok", "{events:?}");
+    let (result, _, text) = link(&events, "nodes");
+    assert_eq!(
+        (result, text),
+        ("unknown", "0 of 1 node are known to have it")
+    );
+    answering.abort();
+}

@@ -81,10 +81,10 @@ impl NatsLog {
         let tried = || format!("publish on {subject}");
         let asked = self.client().publish(subject.clone(), Bytes::new()).await;
         asked.map_err(LogError::tried(tried()))?;
-        // If the connection breaks just now, nobody answers.
-        if let Ok(flushed) = tokio::time::timeout(patience, self.client().flush()).await {
-            flushed.map_err(LogError::tried(tried()))?;
-        }
+        // A question that has not gone out is not one that nobody answers.
+        let flushed = tokio::time::timeout(patience, self.client().flush()).await;
+        let flushed = flushed.map_err(LogError::tried(tried()))?;
+        flushed.map_err(LogError::tried(tried()))?;
         let asked_at = Instant::now();
         let mut nodes = BTreeMap::new();
         let mut bytes = 0;

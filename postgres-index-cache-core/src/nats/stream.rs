@@ -17,6 +17,7 @@ use super::error::LogError;
 use super::follow::random;
 use super::names::LogName;
 use super::question::{Question, REACHED, RelayReport};
+use super::relay::RelayError;
 use super::source::LogSource;
 use crate::log::{Body, Entry, Position, Sequence, TableName};
 use crate::transaction::TransactionToken;
@@ -232,6 +233,31 @@ impl NatsLog {
     /// If NATS does not answer.
     pub async fn is_there(&self) -> Result<bool, LogError> {
         self.entries.is_there().await
+    }
+
+    /// Checks that the log has the tables of the database that a session is in. Where the role may
+    /// not know that, or the stream was made by hand, nothing is compared.
+    ///
+    /// # Errors
+    /// [`LogError::OfAnotherDatabase`]; or if NATS or the server does not answer.
+    pub async fn check_database(&self, session: &tokio_postgres::Client) -> Result<(), RelayError> {
+        let Some(own) = LogSource::seen_by(session).await? else {
+            return Ok(());
+        };
+        let stream = self.name.stream();
+        let found = self.context.get_stream(&stream).await;
+        let found = found.map_err(LogError::tried(format!("look at the stream {stream}")))?;
+        let description = found.cached_info().config.description.clone();
+        let description = description.unwrap_or_default();
+        if own.is_another(&description) {
+            let own = LogSource::described(Some(&own), ENTRIES);
+            return Err(RelayError::Log(LogError::OfAnotherDatabase {
+                stream,
+                description,
+                own,
+            }));
+        }
+        Ok(())
     }
 
     /// Returns how often the connection was made: a change of the number means that messages may

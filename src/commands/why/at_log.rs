@@ -7,24 +7,46 @@ use crate::commands::nodes::log_node_json;
 use crate::connect::Server;
 use crate::failure::Report;
 use crate::nats::LogAddress;
-use crate::nats::logged_row::{RowInLog, compare_row, has_columns_of, logged_table};
+use crate::nats::logged_row::{RowInLog, compare_row, logged_table};
 use crate::render::{Format, count, print};
 use crate::tables::target::Target;
-use postgres_index_cache_core::tooling::nats::{Follow, LogNode};
+use postgres_index_cache_core::tooling::log::Position;
+use postgres_index_cache_core::tooling::nats::{Follow, LogNode, LogNodeTable};
+use postgres_index_cache_core::tooling::postgres::Traced;
 use std::time::Duration;
+use tokio_postgres::Client;
+
+/// What mends a log that nobody proves.
+const START_A_RELAY: &str =
+    "start pgic relay for this log, or look at the output of the one that runs";
 
 /// A log that is followed as a node does.
 pub(super) struct Log<'a> {
     address: &'a LogAddress,
-    follow: Result<Box<Follow>, anyhow::Error>,
+    follow: Box<Follow>,
+    /// Why nobody has proven the rows; `None` if they were proven.
+    unproven: Option<String>,
 }
 
 impl<'a> Log<'a> {
-    /// Follows the log until its rows are live. If they do not become that, the link of the log says
-    /// why.
-    pub(super) async fn open(address: &'a LogAddress) -> Self {
-        let follow = Box::pin(address.live("why")).await.map(Box::new);
-        Self { address, follow }
+    /// Follows the log until its rows are live, or it is known that nobody proves them.
+    ///
+    /// # Errors
+    /// If NATS cannot be reached, there is no such log, or it is one of another database.
+    pub(super) async fn open(address: &'a LogAddress, server: &Server) -> anyhow::Result<Self> {
+        let session = server.client().await?;
+        let mut follow = Box::new(Box::pin(address.open("why", &session)).await?);
+        let proven = address.prove(&mut follow).await;
+        Ok(Self {
+            address,
+            follow,
+            unproven: proven.err().map(|error| Report::new(&error).one_line()),
+        })
+    }
+
+    /// Returns whether a row of the table could be found in the log.
+    pub(super) fn is_of_use(&self, target: &Target) -> bool {
+        self.unproven.is_none() && logged_table(&self.follow, target).is_some()
     }
 
     /// Looks for the row in the log. `touched` is when the row was written anew, if it was.
@@ -34,80 +56,62 @@ impl<'a> Log<'a> {
     pub(super) async fn look(
         &mut self,
         server: &Server,
+        session: &Traced<Client>,
         case: &Case<'_>,
         touched: Option<&Touched>,
     ) -> anyhow::Result<Link> {
         let link = |verdict| Link::new("log", verdict);
-        let follow = match &mut self.follow {
-            Ok(follow) => follow,
-            Err(error) => {
-                return Ok(link(Verdict::Broken)
-                    .code("log-not-proven")
-                    .text(&Report::new(error).one_line()));
-            }
+        let unproven = |why: &str| {
+            let link = link(Verdict::Broken).code("log-not-proven").text(why);
+            link.for_good(Some(START_A_RELAY.to_string()))
         };
-        if logged_table(follow, case.target).is_none() {
-            return Ok(link(Verdict::Broken)
-                .code("not-in-log")
-                .text(&format!(
-                    "the relay of {} does not follow {}",
-                    self.address,
-                    case.target.name()
-                ))
-                .for_good(Some(format!(
-                    "start the relay with this table too: pgic relay … {}",
-                    case.target.table.typed_name()
-                ))));
+        if let Some(why) = &self.unproven {
+            return Ok(unproven(why));
         }
-        if !has_columns_of(follow, case.target, &case.row) {
-            return Ok(link(Verdict::Broken)
-                .code("other-columns")
-                .text("the log has other columns of the table than the trigger sends")
-                .for_good(Some("pgic status names what the trigger sends".to_string())));
+        let (address, target) = (self.address, case.target);
+        let name = target.table.typed_name();
+        if logged_table(&self.follow, target).is_none() {
+            let text = format!("the relay of {address} does not follow {}", target.name());
+            let remedy = format!("start the relay with this table too: pgic relay … {name}");
+            let broken = link(Verdict::Broken).code("not-in-log").text(&text);
+            return Ok(broken.for_good(Some(remedy)));
         }
-        let (target, key, row) = (case.target, case.key, &case.row);
-        let found = match compare_row(self.address, follow, server, target, key, row).await {
-            Ok(found) => found,
-            Err(error) => {
-                return Ok(link(Verdict::Broken)
-                    .code("log-not-proven")
-                    .text(&Report::new(&error).one_line()));
-            }
-        };
-        let at = follow.position().map_or_else(String::new, |position| {
-            format!("{} at {position}", self.address)
-        });
+        let follow = &mut self.follow;
+        let found = compare_row(address, follow, server, session, target, case.key).await?;
+        let position = self.follow.position();
+        let at = position.map_or_else(String::new, |position| position.to_string());
+        let log = format!("{address} at {at}");
         Ok(match found {
-            RowInLog::Same => {
-                let has = match case.row.digest {
-                    Some(_) => "has the row as it is",
-                    None => "has no such row either",
+            RowInLog::Same { exists } => {
+                let has = if exists {
+                    "has the row as it is"
+                } else {
+                    "has no such row either"
                 };
-                let after = touched.map_or_else(String::new, |touched| {
-                    let after = touched.committed.elapsed();
-                    format!(
-                        ", at most {:.1} ms after the commit",
-                        after.as_secs_f64() * 1000.0
-                    )
+                // Without a notification the time would be that of waiting for one.
+                let arrived = touched.filter(|touched| touched.arrived.is_some());
+                let after = arrived.map_or_else(String::new, |touched| {
+                    let after = touched.committed.elapsed().as_secs_f64() * 1000.0;
+                    format!(", at most {after:.1} ms after the commit")
                 });
-                link(Verdict::Ok).text(&format!("{at} {has}{after}"))
+                link(Verdict::Ok).text(&format!("{log} {has}{after}"))
             }
             RowInLog::Other(what) => link(Verdict::Broken)
                 .code("log-stale")
-                .text(&format!("{at} {what}"))
-                .now(Some(format!("{} --from {}", case.announce(), self.address)))
+                .text(&format!("{log} {what}"))
+                .now(Some(format!("{} --from {address}", case.announce())))
                 .for_good(Some(format!(
-                    "look whether others differ: pgic verify {} --from {}",
-                    case.target.table.typed_name(),
-                    self.address
+                    "look whether others differ: pgic verify {name} --from {address}"
                 ))),
-            RowInLog::Unsettled => link(Verdict::Unknown).text(&format!(
-                "the row is changed again and again, so that {at} could not be compared"
-            )),
+            RowInLog::Unsettled(why) => {
+                link(Verdict::Unknown).text(&format!("{log} could not be compared: {why}"))
+            }
+            RowInLog::NotProven(why) => unproven(&why),
         })
     }
 
-    /// Calls the roll of the log's nodes, and says which of them are live.
+    /// Calls the roll of the log's nodes, and says which of them have what the log had at the last
+    /// look.
     ///
     /// # Errors
     /// If the answers cannot be printed.
@@ -120,7 +124,7 @@ impl<'a> Log<'a> {
         };
         let mut nodes: Vec<(LogNode, Duration)> = nodes
             .into_iter()
-            .filter(|(node, _)| follows(node, case.target))
+            .filter(|(node, _)| table_of(node, case.target).is_some())
             .collect();
         nodes.sort_by(|(a, _), (b, _)| (&a.node, &a.host).cmp(&(&b.node, &b.host)));
         if case.context.format == Format::Json {
@@ -129,47 +133,99 @@ impl<'a> Log<'a> {
                 .map(|(node, after)| log_node_json(node, *after));
             print(&lines.collect::<String>())?;
         }
-        let live = nodes
+        let at = self.follow.position().filter(|_| self.unproven.is_none());
+        let states: Vec<NodeState> = nodes
             .iter()
-            .filter(|(node, _)| node.state == "live")
-            .count();
-        let verdict = if nodes.is_empty() {
+            .map(|(node, _)| NodeState::of(node, case.target, at))
+            .collect();
+        let of = |wanted: NodeState| states.iter().filter(|state| **state == wanted).count();
+        let (stale, unclear) = (of(NodeState::NotLive), of(NodeState::Unclear));
+        let all = count(states.len() as u64, "node");
+        let verdict = if states.is_empty() {
             link(Verdict::Unknown).text("no node of the log that answers keeps this table")
-        } else if live == nodes.len() {
-            link(Verdict::Ok).text(&format!(
-                "{} live: each has what the log has at its position",
-                count(live as u64, "node")
-            ))
+        } else if stale > 0 {
+            let live = states.len() - stale;
+            let broken = link(Verdict::Broken).code("node-stale");
+            broken.text(&format!("{live} of {all} live"))
+        } else if unclear > 0 {
+            let having = states.len() - unclear;
+            link(Verdict::Unknown).text(&format!("{having} of {all} are known to have it"))
         } else {
-            link(Verdict::Broken).code("node-stale").text(&format!(
-                "{live} of {} live",
-                count(nodes.len() as u64, "node")
-            ))
+            link(Verdict::Ok).text(&format!("{all} live, with what the log had then"))
         };
-        Ok(nodes
-            .iter()
-            .fold(verdict, |link, (node, _)| link.detail(&detail(node))))
+        let details = std::iter::zip(&nodes, &states);
+        Ok(details.fold(verdict, |link, ((node, _), state)| {
+            link.detail(&detail(node, case.target, *state))
+        }))
+    }
+}
+
+/// What is known of a node's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NodeState {
+    /// The node's table is live, as of the position that was looked at, or later.
+    HasIt,
+    /// The table is live, and whether it has the row is not known.
+    Unclear,
+    /// The table is not live.
+    NotLive,
+}
+
+impl NodeState {
+    /// `at` is the position at which the log was looked at; `None` if that is not known.
+    fn of(node: &LogNode, target: &Target, at: Option<Position>) -> Self {
+        let table = table_of(node, target);
+        if table.is_none_or(|table| table.state != "live") {
+            return Self::NotLive;
+        }
+        let own = node.position.as_deref();
+        let own = own.and_then(|position| position.parse::<Position>().ok());
+        let is_as_far = own.zip(at).is_some_and(|(own, at)| own.has(&at));
+        // Any row may be one of those that are kept out.
+        let is_whole = table.is_some_and(|table| table.kept_out == 0);
+        if is_as_far && is_whole {
+            Self::HasIt
+        } else {
+            Self::Unclear
+        }
     }
 }
 
 /// Returns the line about one node.
-fn detail(node: &LogNode) -> String {
+fn detail(node: &LogNode, target: &Target, state: NodeState) -> String {
+    let table = table_of(node, target);
+    let word = table.map_or("", |table| table.state.as_str());
     let place = match &node.position {
         Some(position) => format!(" at {position}"),
-        None => String::new(),
+        None => ", without a position".to_string(),
     };
     let why = node
         .why
         .as_ref()
+        .filter(|_| state == NodeState::NotLive)
         .map_or_else(String::new, |why| format!(" ({why})"));
-    format!("{} on {}: {}{place}{why}", node.node, node.host, node.state)
+    let kept_out = table.map_or(0, |table| table.kept_out);
+    let kept_out = match kept_out {
+        0 => String::new(),
+        rows => format!(
+            ", keeps {} out that do not fit its type",
+            count(rows, "row")
+        ),
+    };
+    let behind = match state {
+        NodeState::Unclear => ", which is not known to be as far as the log was",
+        NodeState::HasIt | NodeState::NotLive => "",
+    };
+    format!(
+        "{} on {}: {word}{place}{behind}{kept_out}{why}",
+        node.node, node.host
+    )
 }
 
-/// Returns whether a node has the table, by the name that its application uses.
-fn follows(node: &LogNode, target: &Target) -> bool {
+/// Returns what a node says of the table, by the name that its application uses.
+fn table_of<'n>(node: &'n LogNode, target: &Target) -> Option<&'n LogNodeTable> {
     let (schema, name) = target.names();
     let with_schema = format!("{schema}.{name}");
-    node.tables
-        .iter()
-        .any(|table| table.table == name || table.table == with_schema)
+    let mut tables = node.tables.iter();
+    tables.find(|table| table.table == name || table.table == with_schema)
 }

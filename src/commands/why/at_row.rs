@@ -4,14 +4,13 @@ use super::Case;
 use super::link::{Link, Verdict};
 use crate::fleet::Fleet;
 use crate::render::look::Look;
+use crate::tables::row::read_version;
 use crate::triggers::observe::observe;
 use anyhow::Context as _;
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::postgres::catalog::foreign_code;
-use postgres_index_cache_core::tooling::postgres::{Distrust, Traced, key_condition};
-use tokio_postgres::error::SqlState;
+use postgres_index_cache_core::tooling::postgres::Traced;
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row};
 
 /// What the server tells of a row.
 #[derive(Debug, Default)]
@@ -32,58 +31,6 @@ pub(super) struct Seen {
     unseen: Option<String>,
 }
 
-/// Reads by which transaction the row was written, and how old that is; `None` if there is no row.
-/// The inner error says why the row may not be looked at.
-///
-/// # Errors
-/// If the server refuses.
-async fn read_xmin(
-    client: &Traced<Client>,
-    case: &Case<'_>,
-) -> anyhow::Result<Result<Option<Row>, String>> {
-    let config = &case.target.follow;
-    let condition = key_condition(config, &[case.key.to_string()])?;
-    let relation = config.relation();
-    let sql = format!("SELECT x.xmin::pg_catalog.text FROM {relation} AS x WHERE {condition}");
-    let doing = || format!("look at the row {} of {}", case.key, case.target.name());
-    if config.distrust == Distrust::None {
-        let row = client.query_typed_opt(&sql, &[]).await;
-        return Ok(Ok(row.with_context(doing)?));
-    }
-    // Planning a query computes expressions of the table's indexes, which are code of its owner.
-    // The lock keeps new indexes out between the look and the query.
-    let begin = format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE;
-         SET LOCAL lock_timeout = '500ms';
-         LOCK TABLE {relation} IN SHARE UPDATE EXCLUSIVE MODE"
-    );
-    let looked = async {
-        if let Err(error) = client.batch_execute(&begin).await {
-            return match error.code() {
-                Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-                    Ok(Err("another session holds a lock on the table".to_string()))
-                }
-                _ => Err(error).context("lock the table"),
-            };
-        }
-        let code = foreign_code(client, case.target.table.oid).await;
-        if let Some(function) = code.context("look at the table's code")? {
-            return Ok(Err(format!(
-                "the query would run {}, a function of {}",
-                function.name, function.owner
-            )));
-        }
-        let row = client.query_typed_opt(&sql, &[]).await;
-        Ok(Ok(row.with_context(doing)?))
-    };
-    let looked = looked.await;
-    client
-        .batch_execute("ROLLBACK")
-        .await
-        .context("end the look")?;
-    looked
-}
-
 /// Looks at the row.
 ///
 /// # Errors
@@ -98,15 +45,15 @@ pub(super) async fn look(fleet: &Fleet, case: &Case<'_>) -> anyhow::Result<Seen>
     if !seen.exists {
         return Ok(seen);
     }
-    let row = match read_xmin(client, case).await? {
-        Ok(Some(row)) => row,
+    let version = match read_version(client, case.target, case.key).await? {
+        Ok(Some(version)) => version,
         Ok(None) => return Ok(seen),
         Err(unseen) => {
             seen.unseen = Some(unseen);
             return Ok(seen);
         }
     };
-    let xmin: String = row.get(0);
+    let xmin = version.xmin;
     let commit = commit_of(client, &xmin).await;
     seen.committed = commit.as_ref().and_then(|commit| commit.at);
     seen.origin = commit.and_then(|commit| commit.origin);
