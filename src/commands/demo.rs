@@ -280,18 +280,7 @@ async fn nodes_that_differ(context: &Context, url: &str, client: &Client) -> any
     say("\n# two nodes of an application, each with a cache of users")?;
     let nodes = [node(url, "web-1").await?, node(url, "web-2").await?];
     finish(start(context, url, "nodes")?).await?;
-    say("\n# something breaks: a change that nobody announces")?;
-    let key = client
-        .query_one("SELECT id::text FROM users WHERE username_hash = 2000", &[])
-        .await
-        .context("find a row")?;
-    let key: String = key.get(0);
-    silently(client, true).await?;
-    client
-        .batch_execute("UPDATE users SET email_hash = -1 WHERE username_hash = 2000")
-        .await
-        .context("write")?;
-    silently(client, false).await?;
+    let key = change_a_row_silently(client).await?;
     say("# why does no node have the row as it is?")?;
     let why = format!("why users {key}");
     finish_with(start(context, url, &why)?, 1).await?;
@@ -303,6 +292,22 @@ async fn nodes_that_differ(context: &Context, url: &str, client: &Client) -> any
         node.shutdown().await;
     }
     Ok(())
+}
+
+/// Changes a row past the triggers, and returns the key.
+async fn change_a_row_silently(client: &Client) -> anyhow::Result<String> {
+    say("\n# something breaks: a change that nobody announces")?;
+    let key = client
+        .query_one("SELECT id::text FROM users WHERE username_hash = 2000", &[])
+        .await
+        .context("find a row")?;
+    silently(client, true).await?;
+    client
+        .batch_execute("UPDATE users SET email_hash = -1 WHERE username_hash = 2000")
+        .await
+        .context("write")?;
+    silently(client, false).await?;
+    Ok(key.get(0))
 }
 
 /// Writes past the triggers, lets `verify` find the row, and does what it advises.

@@ -1,7 +1,7 @@
 //! `pgic demo --relay`: a relay, a second one that stands by, and nodes that follow the log.
 
 use super::nats::Nats;
-use super::{TABLES, User, finish, finish_with, say, silently, start};
+use super::{TABLES, User, change_a_row_silently, finish, finish_with, say, start};
 use crate::commands::Context;
 use anyhow::{Context as _, bail};
 use postgres_index_cache_core::{Replica, ReplicaStatus};
@@ -148,15 +148,7 @@ async fn break_and_mend(
     client: &Client,
     log: &str,
 ) -> anyhow::Result<()> {
-    say("\n# something breaks: a change that nobody announces")?;
-    let found = client.query_one("SELECT id::text FROM users WHERE username_hash = 2000", &[]);
-    let key: String = found.await.context("find a row")?.get(0);
-    silently(client, true).await?;
-    client
-        .batch_execute("UPDATE users SET email_hash = -1 WHERE username_hash = 2000")
-        .await
-        .context("write")?;
-    silently(client, false).await?;
+    let key = change_a_row_silently(client).await?;
     say("# why does no node have the row as it is?")?;
     finish_with(
         start(context, url, &format!("why users {key} --from {log}"))?,
