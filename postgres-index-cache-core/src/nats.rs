@@ -44,4 +44,5 @@ pub use names::{LogName, LogNameError};
 pub(crate) use question::RelayReport;
 pub use relay::{ConnectNats, Relay, RelayError, RelayEvent, RelayOptions};
 pub use roll::{LogNode, LogNodeTable};
+pub use source::LogDatabase;
 pub use stream::{LogStorage, NatsLog};

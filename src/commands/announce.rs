@@ -96,11 +96,22 @@ pub(super) fn announce_command(table: &str, keys: &[String]) -> String {
     format!("pgic announce {dashes}{table} {}", keys.join(" "))
 }
 
-/// Returns a word as a shell reads it.
+/// Returns a word as a shell reads it; one with control characters as bash, zsh and ksh do.
 pub(super) fn in_shell(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_.,:@+%/=".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         word.to_string()
+    } else if word.chars().any(char::is_control) {
+        // A terminal shows no such character, so what is copied from there would lack it.
+        let mut quoted = String::from("$'");
+        for c in word.chars() {
+            match c {
+                '\'' | '\\' => quoted.extend(['\\', c]),
+                c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+                c => quoted.push(c),
+            }
+        }
+        quoted + "'"
     } else {
         format!("'{}'", word.replace('\'', "'\\''"))
     }
@@ -484,4 +495,21 @@ fn line(look: &Look, name: &str, done: &Has) -> String {
         look.paint(tone, word),
         escape(&why)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_each_word_as_it_is() {
+        for (word, in_a_shell) in [
+            ("42,2", "42,2"),
+            ("", "''"),
+            ("it's; rm", "'it'\\''s; rm'"),
+            ("a\u{1b}[31m\\'b\u{85}", "$'a\\u001b[31m\\\\\\'b\\u0085'"),
+        ] {
+            assert_eq!(in_shell(word), in_a_shell, "{word:?}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::tables::target::{Target, prepare};
 use crate::units::parse_bytes;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::nats::{
-    LogError, LogStorage, Relay, RelayError, RelayEvent, RelayOptions,
+    LogDatabase, LogError, LogStorage, Relay, RelayError, RelayEvent, RelayOptions,
 };
 use postgres_index_cache_core::tooling::postgres::describe_named;
 use tokio::sync::mpsc;
@@ -125,7 +125,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         tokio::select! {
             // News come before the end that they explain.
             biased;
-            Some(event) = events.recv() => print(&show(context.format, &log, &event))?,
+            Some(event) = events.recv() => match &event {
+                RelayEvent::DatabaseUnknown(database) => context.notice(&unknown(database)),
+                event => print(&show(context.format, &log, event))?,
+            },
             () = &mut interrupted => return Ok(ExitCode::Yes),
             ended = &mut relay => return match ended {
                 Ok(()) => Ok(ExitCode::Yes),
@@ -175,6 +178,22 @@ fn explained(error: RelayError, log: &LogAddress) -> anyhow::Error {
             )
         }
         error => log.explain(anyhow::Error::from(error).context(format!("publish on {log}"))),
+    }
+}
+
+/// Returns why a log of another database would not be refused.
+fn unknown(database: &LogDatabase) -> String {
+    match database {
+        LogDatabase::Unsaid { stream, own } => format!(
+            "the stream {stream} does not say of which database it is, so a relay of another one \
+            would not be refused; say so to NATS: nats stream edit {stream} --description {}",
+            in_shell(own)
+        ),
+        LogDatabase::Same | LogDatabase::Unknown => {
+            "this role may not know which database it is in (pg_control_system), so a log of another \
+            one would not be refused"
+                .to_string()
+        }
     }
 }
 

@@ -242,7 +242,19 @@ async fn a_relay_of_another_database_is_refused() {
     assert_eq!(first.finish().0, 0);
     assert_eq!(other.pgic(&arguments).code, 2);
     // The database of the log goes on.
-    drop(relay_until(&database, &url, "live"));
+    let quiet = relay_until(&database, &url, "live");
+    quiet.signal("TERM");
+    assert_eq!(quiet.finish().2, "");
+    // A stream that does not say is taken by anybody, who is told.
+    describe_stream(&url, "by hand").await;
+    let told = relay_until(&database, &url, "live");
+    told.signal("TERM");
+    let told = told.finish().2;
+    let says = "nats stream edit PGIC_shop --description";
+    assert!(
+        told.contains(says) && told.contains(&database.name),
+        "{told}"
+    );
     // The tables have moved.
     describe_stream(&url, command.trim().trim_matches('\'')).await;
     let moved = relay_until(&other, &url, "live");

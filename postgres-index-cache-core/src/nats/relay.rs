@@ -13,7 +13,7 @@ use super::follow::{Follow, random};
 use super::image::LoggedTable;
 use super::lead::{Ended, Lead};
 use super::names::LogName;
-use super::source::LogSource;
+use super::source::{LogDatabase, LogSource};
 use super::stream::{LogStorage, NatsLog, StoredMessage};
 use super::turn_lock::TurnLock;
 use crate::log::{Base, Sequence, Writer, WriterLimits};
@@ -91,6 +91,9 @@ pub enum RelayEvent {
         /// Bytes of the compressed form.
         bytes: u64,
     },
+    /// The log may be one of another database: its stream does not say, or this relay may not know
+    /// its own.
+    DatabaseUnknown(LogDatabase),
     /// Something failed, and is tried again.
     Failed(String),
 }
@@ -146,7 +149,10 @@ impl<C: Connector + Clone + 'static, T: SupervisedTable> Relay<C, T> {
     pub async fn run(self) -> Result<(), RelayError> {
         let log = self.log().await?;
         let mut source = LogSource::of(self.connector.clone()).await?;
-        log.of(source.clone()).set_up(self.options.storage).await?;
+        let database = log.of(source.clone()).set_up(self.options.storage).await?;
+        if database != LogDatabase::Same {
+            let _ = self.events.send(RelayEvent::DatabaseUnknown(database));
+        }
         // Who has stood by, or led, goes on trying: PostgreSQL or NATS may be away for a while.
         let mut goes_on = false;
         loop {

@@ -36,6 +36,22 @@ impl fmt::Display for LogSource {
     }
 }
 
+/// What is known of the database whose tables a log has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogDatabase {
+    /// It is the one of the relay.
+    Same,
+    /// The stream does not say: it was made by hand, or early.
+    Unsaid {
+        /// Name of the stream.
+        stream: String,
+        /// The description that a log of the relay's database has.
+        own: String,
+    },
+    /// The relay may not know its own database.
+    Unknown,
+}
+
 impl LogSource {
     /// The query of the database of a session.
     pub(super) const QUERY: &str = "SELECT s.system_identifier, d.oid, d.datname::pg_catalog.text
@@ -106,15 +122,20 @@ impl LogSource {
     /// Returns whether a log with this description is of another database. The name may have
     /// changed. A description without a source is one of a stream that was made by hand, or early.
     pub(super) fn is_another(&self, description: &str) -> bool {
-        let Some((_, written)) = description.split_once(BEFORE) else {
-            return false;
-        };
-        let numbers = written.split(' ').next().unwrap_or_default();
-        let parsed = numbers.split_once('.').and_then(|(system, oid)| {
-            Some((system.parse::<i64>().ok()?, oid.parse::<u32>().ok()?))
-        });
-        parsed.is_some_and(|parsed| parsed != (self.system, self.oid))
+        numbers_in(description).is_some_and(|numbers| numbers != (self.system, self.oid))
     }
+
+    /// Returns whether a description says of which database a log is.
+    pub(super) fn stands_in(description: &str) -> bool {
+        numbers_in(description).is_some()
+    }
+}
+
+/// Returns the system's identifier and the oid of the database that stand in a description.
+fn numbers_in(description: &str) -> Option<(i64, u32)> {
+    let (_, written) = description.split_once(BEFORE)?;
+    let (system, oid) = written.split(' ').next()?.split_once('.')?;
+    Some((system.parse().ok()?, oid.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -147,8 +168,10 @@ mod tests {
         ] {
             assert!(another.is_another(&description), "{another}");
         }
+        assert!(LogSource::stands_in(&description));
         for of_nobody in ["Changes", "Orders; database shop", "; database "] {
             assert!(!source.is_another(of_nobody), "{of_nobody}");
+            assert!(!LogSource::stands_in(of_nobody), "{of_nobody}");
         }
     }
 }

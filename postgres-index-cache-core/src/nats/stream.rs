@@ -18,7 +18,7 @@ use super::follow::random;
 use super::names::LogName;
 use super::question::{Question, REACHED, RelayReport};
 use super::relay::RelayError;
-use super::source::LogSource;
+use super::source::{LogDatabase, LogSource};
 use crate::log::{Body, Entry, Position, Sequence, TableName};
 use crate::transaction::TransactionToken;
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishAckFuture, PublishError};
@@ -266,11 +266,12 @@ impl NatsLog {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
-    /// Makes the streams that are missing. A stream that is there is left as it is.
+    /// Makes the streams that are missing. A stream that is there is left as it is. Returns what is
+    /// known of the database whose tables the log has.
     ///
     /// # Errors
     /// If a stream of that name is not a log's, the log is one of another database, or NATS refuses.
-    pub async fn set_up(&self, storage: LogStorage) -> Result<(), LogError> {
+    pub async fn set_up(&self, storage: LogStorage) -> Result<LogDatabase, LogError> {
         let LogStorage {
             in_memory,
             replicas,
@@ -311,6 +312,7 @@ impl NatsLog {
         let own = entries.description.clone().unwrap_or_default();
         let stream = entries.name.clone();
         let found = self.make(entries).await?;
+        let is_new = found.is_none();
         let description = found
             .and_then(|found| found.description)
             .unwrap_or_default();
@@ -323,7 +325,11 @@ impl NatsLog {
             });
         }
         self.make(snapshots).await?;
-        Ok(())
+        Ok(match source {
+            None => LogDatabase::Unknown,
+            Some(_) if is_new || LogSource::stands_in(&description) => LogDatabase::Same,
+            Some(_) => LogDatabase::Unsaid { stream, own },
+        })
     }
 
     /// Makes a stream if it is missing. Returns the settings of one that is there.
