@@ -119,7 +119,101 @@ pub async fn run(report: &mut Report, server: &Server, rounds: usize) -> anyhow:
     }
     let what = "a node loads 1,000,000 rows";
     report.pairs(what, "ms", "psql COPY", &loads, Target::AtMost(1.5));
+    changes(report, &config, &nats, &writer, rounds).await
+}
+
+/// Measures many changes at once: how soon a node has them, and how soon one that was away.
+async fn changes(
+    report: &mut Report,
+    config: &Config,
+    nats: &Nats,
+    writer: &Writer,
+    rounds: usize,
+) -> anyhow::Result<()> {
+    let door = Door::open(nats.port).await?;
+    let mut builder = Replica::over_nats(connect(door.port).await?, LOG);
+    builder.table::<User>("relayed");
+    let node = builder.open().await?;
+    let mut builder = Replica::builder(config.clone());
+    builder.table::<User>("relayed");
+    let direct = builder.open().await?;
+    let (mut there, mut away) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        writer.change_many().await?;
+        let began = Instant::now();
+        let (log, session) = tokio::join!(timed(&node, began), timed(&direct, began));
+        there.push((log?, session?));
+        door.close();
+        writer.change_many().await?;
+        direct.fence().await?;
+        door.reopen();
+        let began = Instant::now();
+        away.push(timed(&node, began).await?);
+    }
+    let what = "100,000 changed rows, from the commit to a node";
+    let peer = "the replica that listens itself";
+    report.pairs(what, "ms", peer, &there, Target::None);
+    let what = "a node that was away for 100,000 changes is live again";
+    report.alone(what, "ms", &away, Target::None);
+    node.shutdown().await;
+    direct.shutdown().await;
     Ok(())
+}
+
+/// Returns the milliseconds from `began` until a node has everything that was committed before.
+async fn timed(node: &Replica, began: Instant) -> anyhow::Result<f64> {
+    node.fence().await?;
+    Ok(ms(began.elapsed()))
+}
+
+/// Connects to the NATS server at a port, at once or later.
+async fn connect(port: u16) -> anyhow::Result<async_nats::Client> {
+    let options = async_nats::ConnectOptions::new()
+        .retry_on_initial_connect()
+        .reconnect_delay_callback(|_| Duration::from_millis(50));
+    Ok(options.connect(format!("nats://127.0.0.1:{port}")).await?)
+}
+
+/// A port that leads to the NATS server, unless it is closed.
+struct Door {
+    port: u16,
+    is_open: tokio::sync::watch::Sender<bool>,
+}
+
+impl Door {
+    async fn open(to: u16) -> anyhow::Result<Self> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let port = listener.local_addr()?.port();
+        let (is_open, watched) = tokio::sync::watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut watched = watched.clone();
+                tokio::spawn(async move {
+                    if !*watched.borrow_and_update() {
+                        return;
+                    }
+                    let Ok(mut far) = tokio::net::TcpStream::connect(("127.0.0.1", to)).await
+                    else {
+                        return;
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = watched.wait_for(|is_open| !is_open) => {}
+                    }
+                });
+            }
+        });
+        Ok(Self { port, is_open })
+    }
+
+    /// Ends all connections, and those that come.
+    fn close(&self) {
+        self.is_open.send_replace(false);
+    }
+
+    fn reopen(&self) {
+        self.is_open.send_replace(true);
+    }
 }
 
 /// What one commit takes.
@@ -153,6 +247,13 @@ struct Writer {
 }
 
 impl Writer {
+    /// Changes 100,000 rows of the large table in one statement.
+    async fn change_many(&self) -> anyhow::Result<()> {
+        let update = "UPDATE relayed SET m = m + 1 WHERE n <= 100000";
+        self.client.batch_execute(update).await?;
+        Ok(())
+    }
+
     async fn open(config: &Config) -> anyhow::Result<Self> {
         let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
@@ -293,8 +394,7 @@ impl Nats {
     }
 
     async fn connect(&self) -> anyhow::Result<async_nats::Client> {
-        let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
-        Ok(options.connect(self.url()).await?)
+        connect(self.port).await
     }
 
     /// Opens a node of the large table, and returns how long that took.
