@@ -373,14 +373,14 @@ fn conclude(context: &Context, case: &Case<'_>, links: &[Link]) -> anyhow::Resul
             print(&line.end())?;
         }
         Format::Text if broken.is_empty() && case.row.digest.is_none() => {
-            let who = if links.iter().any(|link| link.name == "log") {
-                "the log"
-            } else {
-                "a node that answers"
-            };
-            print(&match case.target.follow.condition {
-                Some(_) => format!("a row of this key is not announced, nor does {who} have one\n"),
-                None => format!("neither the table nor {who} has this row\n"),
+            let has_log = links.iter().any(|link| link.name == "log");
+            print(match (&case.target.follow.condition, has_log) {
+                (Some(_), true) => "no row of this key is announced, and the log has none\n",
+                (Some(_), false) => {
+                    "no row of this key is announced, and no node that answers has one\n"
+                }
+                (None, true) => "neither the table nor the log has this row\n",
+                (None, false) => "neither the table nor a node that answers has this row\n",
             })?;
         }
         Format::Text => print(&link::conclusion(&context.look, &broken, links))?,

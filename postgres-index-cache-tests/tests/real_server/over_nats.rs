@@ -139,6 +139,41 @@ async fn replica_of_kv(nats: &Nats) -> (Replica, ReplicaTable<Kv>) {
     (open(builder).await, kv)
 }
 
+/// Whoever is on call must learn that the rows differed, and not that nobody proves them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_rows_differ_says_so() {
+    let (database, nats) = (shop().await, Nats::start());
+    let relay = ready(&database, &nats).await;
+    let (replica, _kv) = replica_of_kv(&nats).await;
+    drop(relay);
+    // The relay's last proof once more, as the entry behind it, and with another digest.
+    let client = client(&nats).await;
+    let context = async_nats::jetstream::new(client);
+    let stream = context.get_stream("PGIC_shop").await.expect("the log");
+    let last = stream
+        .get_last_raw_message_by_subject("pgic.shop.log.ctl")
+        .await;
+    let last = last.expect("the last proof");
+    let mut proof: serde_json::Value = serde_json::from_slice(&last.payload).expect("JSON");
+    assert_eq!(proof["kind"], "proof", "{proof}");
+    let position = proof["position"].as_str().expect("a position").to_string();
+    let (term, number) = position.rsplit_once('.').expect("a term");
+    let next = format!("{term}.{}", number.parse::<u64>().expect("a number") + 1);
+    for table in proof["tables"].as_array_mut().expect("the tables") {
+        table["digest"] = "00000000000000000000000000000001".into();
+    }
+    proof["behind"] = position.into();
+    proof["position"] = next.into();
+    let published = context
+        .publish("pgic.shop.log.ctl", proof.to_string().into())
+        .await;
+    published.expect("publish").await.expect("stored");
+    until_status(&replica, |status| {
+        matches!(status, ReplicaStatus::Stale { why, .. } if why.contains("by its digest"))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_over_a_log_reads_what_was_written_before_its_fence() {
     let (database, nats) = (shop().await, Nats::start());

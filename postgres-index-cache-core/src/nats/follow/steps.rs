@@ -256,8 +256,16 @@ impl Follow {
                     }
                     Body::Proof(_) | Body::Rows(_) | Body::Part(_) => {}
                 }
+                let differing = self.node.counters().differing;
                 self.node
                     .message(read, sequence, &entry, &mut self.image, now);
+                if self.node.counters().differing > differing {
+                    let own = &entry.position;
+                    self.why = format!(
+                        "the rows here are not those of the proof {own}, by its digest: a snapshot \
+                        is loaded"
+                    );
+                }
             }
             None => self.node.handle(NodeInput::Unreadable { read }, now),
         }
